@@ -1,0 +1,65 @@
+"""losslab: classification losses that replace ``cross_entropy`` by one line.
+
+    criterion = losslab.EncouragingLoss()          # was: torch.nn.CrossEntropyLoss()
+
+Every loss is ψ(a), a function of the true class's log-odds a = logit p(y|x). The index below is
+what there is; ``losslab --help`` starts the laboratory that tells whether it helps.
+"""
+
+from losslab.errors import InputError
+from losslab.logodds import all_log_odds, target_log_odds
+from losslab.losses import api as _api
+from losslab.losses.api import *  # noqa: F403  one function and one module a catalogue row
+from losslab.losses.catalog import CATALOG
+from losslab.losses.functional import binary_odds_loss, odds_loss
+from losslab.losses.margins import (
+    AdditiveMargin,
+    AdjustedLoss,
+    CosineLinear,
+    LargeMarginLinear,
+    LDAMMargin,
+    LogitAdjustment,
+    class_weights,
+)
+from losslab.losses.modules import (
+    BinaryOddsLoss,
+    ComplementObjectiveLoss,
+    OddsLoss,
+    OneVsRestLoss,
+    SumLoss,
+)
+from losslab.losses.rowwise import MaxMahalanobisCenterLoss, mahalanobis_centers
+from losslab.losses.spec import loss
+from losslab.schedules import deferred, deferred_weights, phases, ramp, switch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CATALOG",
+    "AdditiveMargin",
+    "AdjustedLoss",
+    "BinaryOddsLoss",
+    "ComplementObjectiveLoss",
+    "CosineLinear",
+    "InputError",
+    "LDAMMargin",
+    "LargeMarginLinear",
+    "LogitAdjustment",
+    "MaxMahalanobisCenterLoss",
+    "OddsLoss",
+    "OneVsRestLoss",
+    "SumLoss",
+    "all_log_odds",
+    "binary_odds_loss",
+    "class_weights",
+    "deferred",
+    "deferred_weights",
+    "loss",
+    "mahalanobis_centers",
+    "odds_loss",
+    "phases",
+    "ramp",
+    "switch",
+    "target_log_odds",
+    *_api.__all__,
+]

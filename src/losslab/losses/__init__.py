@@ -1,0 +1,1 @@
+"""Losses: every ψ, its catalogue row, and the functions and modules made from it."""

@@ -1,0 +1,477 @@
+"""The modules: one base for every loss, sums of losses, one-vs-rest, binary, alternating steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from losslab.errors import InputError
+from losslab.losses import reduction as r
+from losslab.losses.catalog import Row
+from losslab.losses.rowwise import ComplementEntropyRows
+from losslab.schedules import Schedule, deferred_weights
+
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+class _Loss(nn.Module):
+    """What all modules share: a spec, progress, sums, and buffers that keep their precision."""
+
+    spec: str = "custom"
+
+    def set_progress(self, progress: float) -> None:
+        """Move every schedule to the fraction of training done, in [0, 1]."""
+        for child in self.children():
+            if isinstance(child, _Loss):
+                child.set_progress(progress)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The optimisation steps of one batch: one for all losses but alternating ones."""
+        return (self,)
+
+    def __add__(self, other: Any) -> SumLoss:
+        if not isinstance(other, _Loss):
+            return NotImplemented
+        return SumLoss([*_terms(self), *_terms(other)])
+
+    def __sub__(self, other: Any) -> SumLoss:
+        return self + (-1.0) * other if isinstance(other, _Loss) else NotImplemented
+
+    def __mul__(self, factor: Any) -> SumLoss:
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            return NotImplemented
+        return SumLoss([(c * factor, loss) for c, loss in _terms(self)])
+
+    __rmul__ = __mul__
+
+    def extra_repr(self) -> str:
+        return self.spec
+
+
+class ClassificationLoss(_Loss):
+    """Base of the losses on (N, C, …) logits, with the options of ``nn.CrossEntropyLoss``."""
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        weight: Tensor | deferred_weights | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        zero_if_empty: bool = False,
+    ) -> None:
+        super().__init__()
+        r.check_reduction(reduction)
+        r.check_label_smoothing(label_smoothing)
+        self._weight_schedule = weight if callable(weight) else None
+        self.register_buffer("weight", weight(0.0) if callable(weight) else weight)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.zero_if_empty = zero_if_empty
+
+    @property
+    def rows(self) -> r.Rows:
+        """How this loss looks at rows of logits."""
+        raise NotImplementedError
+
+    @property
+    def psi(self) -> r.Psi | None:
+        """ψ of the softmax's log-odds, or None for a loss that is not such a function."""
+        rows = self.rows
+        return rows.psi if isinstance(rows, r.OddsRows) else None
+
+    def options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in r.OPTIONS}
+
+    def set_progress(self, progress: float) -> None:
+        super().set_progress(progress)
+        if self._weight_schedule is not None and self.weight is not None:
+            self.weight.copy_(self._weight_schedule(progress))
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return r.classification_loss(input, target, self.rows, **self.options())
+
+
+class OddsLoss(ClassificationLoss):
+    """Any ψ of the true class's log-odds, with everything the built-in losses have.
+
+    Args:
+        psi: an elementwise function of a float tensor, a = log(p/(1 − p)) of the true class, built
+            from differentiable PyTorch operations. The gradient is ψ'(a)·(e_y − q).
+        weight: (C,) class weights; a mean divides by the sum of those used. Or
+            :class:`losslab.deferred_weights`.
+        ignore_index: class index of rows to skip; class-index targets only.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        label_smoothing: in [0, 1]; the target becomes (1 − ε)·e_y + ε/C.
+        zero_if_empty: a mean over no rows is 0 instead of PyTorch's NaN.
+
+    Shape: input (C,), (N, C) or (N, C, d1, …); target class indices of that shape without C, or
+        probabilities of the same shape. Returns a scalar, or the target's shape without C.
+
+    Example:
+        >>> import torch, losslab
+        >>> loss = losslab.OddsLoss(lambda a: torch.relu(1 - a))
+        >>> loss(torch.tensor([[3.0, 0.0]]), torch.tensor([0]))
+        tensor(0.)
+    """
+
+    def __init__(self, psi: r.Psi, **options: Any) -> None:
+        super().__init__(**options)
+        if not callable(psi):
+            raise InputError(
+                "psi must be a function of a tensor, such as `lambda a: torch.relu(1 - a)`; "
+                f"got {psi!r}. For a spec string use losslab.loss(SPEC)."
+            )
+        self._psi = psi
+
+    @property
+    def rows(self) -> r.Rows:
+        return r.OddsRows(self._psi)
+
+
+class CatalogLoss(ClassificationLoss):
+    """A row of the catalogue as a module; :mod:`losslab.losses.api` makes one class a row."""
+
+    row: Row
+
+    def __init__(self, **keywords: Any) -> None:
+        options, parameters = r.split_options(keywords, r.OPTIONS)
+        super().__init__(**options)
+        _set_parameters(self, parameters)
+
+    @property
+    def spec(self) -> str:  # type: ignore[override]
+        return _spec(self)
+
+    @property
+    def rows(self) -> r.Rows:
+        arguments = _arguments(self)
+        if self.row.rows is not None:
+            return self.row.rows(**arguments)
+        return r.OddsRows(lambda a: self.row.psi(a, **arguments))  # type: ignore[misc]
+
+    def set_progress(self, progress: float) -> None:
+        super().set_progress(progress)
+        _follow_schedules(self, progress)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        return _keep_precision(self, fn, lambda: super(CatalogLoss, self)._apply(fn, recurse))
+
+
+class BinaryOddsLoss(_Loss):
+    """Any ψ on sigmoid outputs, beside ``nn.BCEWithLogitsLoss``: binary and multi-label.
+
+    Math: t·pos_weight·ψ(z) + (1 − t)·ψ(−z) for each output.
+
+    Args:
+        psi: an elementwise function of log-odds; see :class:`OddsLoss`.
+        weight: rescales every element; broadcast against the input.
+        pos_weight: weight of positive examples, one number a class; broadcast likewise.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"`` over all elements.
+
+    Shape: input (*) logits, target (*) numbers in [0, 1].
+
+    Example:
+        >>> import torch, losslab
+        >>> losslab.BinaryOddsLoss(torch.sigmoid)(torch.zeros(2, 3), torch.ones(2, 3))
+        tensor(0.5000)
+    """
+
+    weight: Tensor | None
+    pos_weight: Tensor | None
+    reduction: str
+
+    def __init__(
+        self,
+        psi: r.Psi,
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        self._psi = psi
+        _binary_options(self, weight, pos_weight, reduction)
+
+    @property
+    def psi(self) -> r.Psi:
+        return self._psi
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return r.binary_loss(
+            input,
+            target,
+            self.psi,
+            weight=self.weight,
+            pos_weight=self.pos_weight,
+            reduction=self.reduction,
+        )
+
+
+class BinaryCatalogLoss(BinaryOddsLoss):
+    """A row of the catalogue on sigmoid outputs."""
+
+    row: Row
+
+    def __init__(self, **keywords: Any) -> None:
+        _Loss.__init__(self)
+        options, parameters = r.split_options(keywords, r.BINARY_OPTIONS)
+        _binary_options(self, **options)
+        _set_parameters(self, parameters)
+
+    @property
+    def spec(self) -> str:  # type: ignore[override]
+        return _spec(self)
+
+    @property
+    def psi(self) -> r.Psi:
+        arguments = _arguments(self)
+        return lambda a: self.row.psi(a, **arguments)  # type: ignore[misc]
+
+    def set_progress(self, progress: float) -> None:
+        _follow_schedules(self, progress)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        return _keep_precision(self, fn, lambda: super(BinaryCatalogLoss, self)._apply(fn, recurse))
+
+
+class SumLoss(_Loss):
+    """c₁·loss₁ + c₂·loss₂ + …; made by ``+`` and ``*``.
+
+    Terms that are ψ(a) with the same options share one pass over the logits.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, _Loss]]) -> None:
+        super().__init__()
+        self.coefficients = tuple(float(c) for c, _ in terms)
+        self.losses = nn.ModuleList([loss for _, loss in terms])
+
+    @property
+    def spec(self) -> str:  # type: ignore[override]
+        text = ""
+        for c, loss in _terms(self):
+            sign = ("-" if c < 0 else "") if not text else (" - " if c < 0 else " + ")
+            text += sign + ("" if abs(c) == 1 else f"{abs(c):g}*") + loss.spec
+        return text
+
+    def set_progress(self, progress: float) -> None:
+        for loss in self.losses:
+            loss.set_progress(progress)  # type: ignore[operator]
+
+    @property
+    def psi(self) -> r.Psi | None:
+        """Σ c_i ψ_i, where every term is a ψ of the same kind of log-odds."""
+        terms = [(c, getattr(loss, "psi", None)) for c, loss in _terms(self)]
+        if any(psi is None for _, psi in terms):
+            return None
+        return lambda a: sum(c * psi(a) for c, psi in terms)  # type: ignore[misc, return-value]
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        first = self.losses[0]
+        psi = self.psi
+        if psi is not None and isinstance(first, ClassificationLoss) and self._same_options():
+            return r.classification_loss(input, target, r.OddsRows(psi), **first.options())
+        total = self.coefficients[0] * first(input, target)
+        for c, loss in _terms(self)[1:]:
+            total = total + c * loss(input, target)
+        return total
+
+    def _same_options(self) -> bool:
+        if not all(isinstance(loss, ClassificationLoss) for loss in self.losses):
+            return False
+        first, *others = (loss.options() for loss in self.losses)  # type: ignore[operator]
+        return all(
+            option is first[name] or (name != "weight" and option == first[name])
+            for options in others
+            for name, option in options.items()
+        )
+
+
+class OneVsRestLoss(ClassificationLoss):
+    """One sigmoid a class instead of a softmax, with class-index targets.
+
+    Math: ψ(z_y) + Σ_{k≠y} ψ(−z_k), the classes' binary losses summed (or averaged).
+
+    Args:
+        loss: a ψ-loss whose ψ and options are used. For squared and absolute errors their sigmoid
+            form is taken: ``OneVsRestLoss(MeanSquaredErrorLoss())`` is "MSE + sigmoid" of Zhao et
+            al., table 5.
+        class_reduction: ``"sum"`` or ``"mean"`` over the classes.
+
+    Example:
+        >>> import torch, losslab
+        >>> loss = losslab.OneVsRestLoss(losslab.CrossEntropyLoss())
+        >>> loss(torch.zeros(1, 2), torch.tensor([0]))
+        tensor(1.3863)
+    """
+
+    def __init__(self, loss: _Loss, *, class_reduction: str = "sum") -> None:
+        if not isinstance(loss, ClassificationLoss | SumLoss) or _sigmoid_psi(loss) is None:
+            raise InputError(
+                "one_vs_rest takes a loss that is a function of one output's log-odds, such as "
+                f"encouraging or mean_squared_error; got {getattr(loss, 'spec', loss)}."
+            )
+        if class_reduction not in ("sum", "mean"):
+            raise InputError(f"class_reduction must be 'sum' or 'mean'; got {class_reduction!r}.")
+        options = _options_of(loss)
+        super().__init__(**options)
+        self.loss = loss
+        self.class_reduction = class_reduction
+
+    @property
+    def spec(self) -> str:  # type: ignore[override]
+        tail = "" if self.class_reduction == "sum" else ", class_reduction=mean"
+        return f"one_vs_rest({self.loss.spec}{tail})"
+
+    @property
+    def rows(self) -> r.Rows:
+        psi = _sigmoid_psi(self.loss)
+        assert psi is not None
+        return r.OneVsRestRows(psi, mean=self.class_reduction == "mean")
+
+
+class ComplementObjectiveLoss(_Loss):
+    """Complement objective training: a step on ``loss``, then a step on the complement entropy.
+
+    Called like any loss it returns ``loss``; a training loop that knows of alternating steps takes
+    both from ``steps``:
+
+        for step in criterion.steps:
+            optimizer.zero_grad()
+            step(model(inputs), target).backward()
+            optimizer.step()
+
+    Source: Chen et al. 2019, algorithm 1; Battash et al., equation 6 and table 5.
+    """
+
+    def __init__(self, loss: _Loss) -> None:
+        super().__init__()
+        self.loss = loss
+        options = _options_of(loss) | {"label_smoothing": 0.0}
+        self.complement = _ComplementEntropy(**options)
+
+    @property
+    def spec(self) -> str:  # type: ignore[override]
+        return f"complement_objective({self.loss.spec})"
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (self.loss, self.complement)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return self.loss(input, target)
+
+
+class _ComplementEntropy(ClassificationLoss):
+    spec = "complement_entropy"
+
+    @property
+    def rows(self) -> r.Rows:
+        return ComplementEntropyRows()
+
+
+# The parameters of a catalogue row, held by softmax and sigmoid modules alike: numbers where
+# nothing changes, buffers for those arguments of ψ that a schedule drives.
+
+
+def _set_parameters(module: Any, given: Mapping[str, Any]) -> None:
+    module.parameters_given = module.row.check(given)
+    module._scheduled = {
+        n: v for n, v in module.parameters_given.items() if isinstance(v, Schedule)
+    }
+    module._arguments = _resolve(module, 0.0)
+    module._driven = ()
+    if module._scheduled:
+        module._driven = tuple(n for n in module.row.dynamic if n in module._arguments)
+        for name in module._driven:
+            value = torch.tensor(module._arguments.pop(name), dtype=torch.float64)
+            module.register_buffer(name, value)
+
+
+def _resolve(module: Any, progress: float) -> dict[str, Any]:
+    values = {
+        n: v(progress) if isinstance(v, Schedule) else v for n, v in module.parameters_given.items()
+    }
+    return module.row.resolve(values)
+
+
+def _arguments(module: Any) -> dict[str, Any]:
+    return {**module._arguments, **{name: getattr(module, name) for name in module._driven}}
+
+
+def _follow_schedules(module: Any, progress: float) -> None:
+    if module._scheduled:
+        arguments = _resolve(module, progress)
+        for name in module._driven:
+            getattr(module, name).fill_(arguments[name])
+
+
+def _keep_precision(module: Any, fn: Any, apply: Callable[[], Any]) -> Any:
+    """Move scheduled values with the module, but never round them to a half type."""
+    values = {name: getattr(module, name).item() for name in module._driven}
+    result = apply()
+    for name, value in values.items():
+        buffer = getattr(module, name)
+        exact = torch.float32 if buffer.device.type == "mps" else torch.float64
+        setattr(module, name, torch.tensor(value, dtype=exact, device=buffer.device))
+    return result
+
+
+def _spec(module: Any) -> str:
+    """``name(parameter=value, …)`` with the parameters that differ from their defaults."""
+    defaults = {p.name: p.default for p in module.row.parameters}
+    shown = [f"{n}={_literal(v)}" for n, v in module.parameters_given.items() if v != defaults[n]]
+    return f"{module.row.name}({', '.join(shown)})" if shown else module.row.name
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _binary_options(
+    module: Any,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> None:
+    r.check_reduction(reduction)
+    module.register_buffer("weight", weight)
+    module.register_buffer("pos_weight", pos_weight)
+    module.reduction = reduction
+
+
+def _terms(loss: _Loss) -> list[tuple[float, Any]]:
+    if isinstance(loss, SumLoss):
+        return list(zip(loss.coefficients, loss.losses, strict=True))
+    return [(1.0, loss)]
+
+
+def _options_of(loss: _Loss) -> dict[str, Any]:
+    """The options of a loss, for a wrapper to take over (a sum's terms share theirs)."""
+    inner = loss.losses[0] if isinstance(loss, SumLoss) else loss
+    if not isinstance(inner, ClassificationLoss):
+        raise InputError(f"expected a classification loss to wrap; got {loss.spec}.")
+    options = inner.options()
+    return options | {"weight": inner._weight_schedule or options["weight"]}
+
+
+def _sigmoid_psi(loss: Any) -> r.Psi | None:
+    """ψ as one sigmoid output sees it; a sum's is the sum of its terms'."""
+    if isinstance(loss, SumLoss):
+        terms = [(c, _sigmoid_psi(term)) for c, term in _terms(loss)]
+        if any(psi is None for _, psi in terms):
+            return None
+        return lambda a: sum(c * psi(a) for c, psi in terms)  # type: ignore[misc, return-value]
+    if isinstance(loss, CatalogLoss):
+        psi, arguments = loss.row.psi, _arguments(loss)
+        return None if psi is None else lambda a: psi(a, **arguments)
+    return getattr(loss, "psi", None)

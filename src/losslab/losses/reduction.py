@@ -1,0 +1,247 @@
+"""From one loss a row to what ``F.cross_entropy`` would return: targets, weights, means.
+
+A loss is given as *rows*: ``hard(logits, target)`` is the loss of each row for its class index,
+``soft(logits)`` the loss of each row for every class, had that class been the true one. Soft
+targets t then mean Σ_k t_k·L_k, the expected loss when the label is drawn from t, and label
+smoothing is the soft target (1 − ε)·e_y + ε/C, exactly as PyTorch defines them for cross-entropy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from losslab.errors import InputError, nearest
+from losslab.logodds import all_log_odds, target_log_odds
+from losslab.logodds import check as check_index_target
+
+Psi = Callable[[Tensor], Tensor]
+REDUCTIONS = ("none", "mean", "sum")
+# The options all losses share: default, type, meaning.
+OPTIONS: dict[str, tuple[Any, str, str]] = {
+    "weight": (
+        None,
+        "Tensor | None",
+        "(C,) class weights; a mean divides by the sum of those used.",
+    ),
+    "ignore_index": (-100, "int", "class index of rows to skip; class-index targets only."),
+    "reduction": ("mean", "str", '``"none"``, ``"mean"`` or ``"sum"``.'),
+    "label_smoothing": (0.0, "float", "ε in [0, 1]; the target becomes (1 − ε)·e_y + ε/C."),
+    "zero_if_empty": (False, "bool", "a mean over no rows is 0 instead of PyTorch's NaN."),
+}
+BINARY_OPTIONS: dict[str, tuple[Any, str, str]] = {
+    "weight": (None, "Tensor | None", "rescales every element; broadcast against the input."),
+    "pos_weight": (None, "Tensor | None", "weight of positives, one a class; broadcast likewise."),
+    "reduction": ("mean", "str", '``"none"``, ``"mean"`` or ``"sum"`` over all elements.'),
+}
+
+
+def split_options(
+    keywords: Mapping[str, Any], names: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keyword arguments as (options of the reduction, parameters of the loss)."""
+    options = {name: keywords[name] for name in names if name in keywords}
+    return options, {k: v for k, v in keywords.items() if k not in options}
+
+
+class Rows(Protocol):
+    """How a loss looks at rows of logits (N, C, …); the result is float32 or wider."""
+
+    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+        """(N, …) losses for class indices; rows marked ``ignored`` may hold anything finite."""
+
+    def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
+        """(N, C, …) losses for every class; entries marked ``unused`` will be multiplied by 0."""
+
+
+@dataclass(frozen=True)
+class OddsRows:
+    """ψ of the log-odds: the rows of nearly every loss."""
+
+    psi: Psi
+
+    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+        return self.psi(target_log_odds(logits, target).masked_fill(ignored, 0))
+
+    def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
+        return self.psi(_calm(all_log_odds(logits), unused))
+
+
+@dataclass(frozen=True)
+class OneVsRestRows:
+    """One sigmoid a class: ψ(z_k) for the true class and ψ(−z_k) for each other, summed."""
+
+    psi: Psi
+    mean: bool = False
+
+    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+        z = _widen(logits)
+        index = target.unsqueeze(1)
+        signed = z.neg().scatter(1, index, z.gather(1, index))
+        return self._over_classes(self.psi(signed.masked_fill(ignored.unsqueeze(1), 0)))
+
+    def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
+        z = _widen(logits)
+        absent = self.psi(-z)
+        losses = self.psi(_calm(z, unused)) - absent + absent.sum(1, keepdim=True)
+        return losses / z.shape[1] if self.mean else losses
+
+    def _over_classes(self, losses: Tensor) -> Tensor:
+        return losses.mean(1) if self.mean else losses.sum(1)
+
+
+def classification_loss(
+    input: Tensor,
+    target: Tensor,
+    rows: Rows,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    zero_if_empty: bool = False,
+) -> Tensor:
+    """Reduce ``rows`` with the semantics of ``F.cross_entropy``; see :func:`losslab.odds_loss`."""
+    check_reduction(reduction)
+    check_label_smoothing(label_smoothing)
+    if input.dim() == 0 or not input.is_floating_point():
+        raise InputError(
+            "input must hold floating point logits of shape (C,), (N, C) or (N, C, d1, …); "
+            f"got {str(input.dtype).removeprefix('torch.')} of shape {tuple(input.shape)}."
+        )
+    classes = input.shape[0 if input.dim() == 1 else 1]
+    if weight is not None and weight.shape != (classes,):
+        raise InputError(
+            f"weight must hold one number a class, shape ({classes},); got {tuple(weight.shape)}."
+        )
+    if target.shape == input.shape and target.is_floating_point():
+        if ignore_index >= 0:
+            raise InputError(
+                "ignore_index works with class-index targets only; for probability targets give "
+                f"the rows a weight of zero instead. Got ignore_index={ignore_index}."
+            )
+        losses, count = _probability_target(input, target, rows, weight, label_smoothing)
+    else:
+        losses, count = _index_target(input, target, rows, weight, ignore_index, label_smoothing)
+    if reduction == "sum":
+        losses = losses.sum()
+    elif reduction == "mean":
+        total = losses.sum()
+        losses = total / (count.masked_fill(count == 0, 1) if zero_if_empty else count)
+    return _narrow(losses, input)
+
+
+def _index_target(
+    input: Tensor,
+    target: Tensor,
+    rows: Rows,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    """Losses of shape ``target`` and what a mean divides by."""
+    logits, target, unbatched = check_index_target(input, target)
+    ignored = target == ignore_index
+    target = target.masked_fill(ignored, 0)
+    losses = rows.hard(logits, target, ignored)
+    if weight is not None:
+        weight = weight.to(losses.dtype)
+        used = weight[target].masked_fill(ignored, 0)
+        losses, count = losses * used, used.sum()
+    else:
+        count = (~ignored).sum()
+    if label_smoothing > 0:
+        every = rows.soft(logits, _zero_weight(logits, weight))
+        if weight is not None:
+            every = every * _per_class(weight, every)
+        losses = (1 - label_smoothing) * losses + label_smoothing * every.mean(1)
+    losses = losses.masked_fill(ignored, 0)
+    return (losses.squeeze(0) if unbatched else losses), count
+
+
+def _probability_target(
+    input: Tensor, target: Tensor, rows: Rows, weight: Tensor | None, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Σ_k w_k t_k L_k and the number of rows."""
+    if input.dim() == 1:
+        input, target = input.unsqueeze(0), target.unsqueeze(0)
+        losses, count = _probability_target(input, target, rows, weight, label_smoothing)
+        return losses.squeeze(0), count
+    target = _widen(target)
+    if label_smoothing > 0:
+        target = target * (1 - label_smoothing) + label_smoothing / target.shape[1]
+    if weight is not None:
+        target = target * _per_class(weight.to(target.dtype), target)
+    losses = (rows.soft(input, target == 0) * target).sum(1)
+    return losses, torch.tensor(losses.numel(), device=losses.device)
+
+
+def binary_loss(
+    input: Tensor,
+    target: Tensor,
+    psi: Psi,
+    *,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """t·pos_weight·ψ(z) + (1 − t)·ψ(−z) for each output, reduced as ``BCEWithLogitsLoss`` does."""
+    check_reduction(reduction)
+    if target.shape != input.shape or not input.is_floating_point():
+        raise InputError(
+            "input must hold floating point logits and target numbers in [0, 1] of the same shape; "
+            f"got {str(input.dtype).removeprefix('torch.')} {tuple(input.shape)} "
+            f"and {tuple(target.shape)}."
+        )
+    z = _widen(input)
+    target = target.to(z.dtype)
+    present = target * psi(_calm(z, target == 0))
+    if pos_weight is not None:
+        present = present * pos_weight.to(z.dtype)
+    losses = present + (1 - target) * psi(-_calm(z, target == 1))
+    if weight is not None:
+        losses = losses * weight.to(z.dtype)
+    if reduction != "none":
+        losses = losses.mean() if reduction == "mean" else losses.sum()
+    return _narrow(losses, input)
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise InputError(
+            f"reduction must be 'none', 'mean' or 'sum'; got {reduction!r}."
+            + nearest(str(reduction), REDUCTIONS)
+        )
+
+
+def check_label_smoothing(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing must lie in [0, 1]; got {label_smoothing}.")
+
+
+def _calm(a: Tensor, unused: Tensor | None) -> Tensor:
+    """Infinite log-odds that no target looks at become 0, so that 0·∞ never arises."""
+    return a if unused is None else a.masked_fill(unused & a.isinf(), 0)
+
+
+def _zero_weight(logits: Tensor, weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else _per_class(weight == 0, logits)
+
+
+def _per_class(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (like.dim() - 2))
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _narrow(losses: Tensor, input: Tensor) -> Tensor:
+    """Back to a half input's dtype, except under autocast, where losses stay float32."""
+    if losses.dtype == input.dtype or torch.is_autocast_enabled(input.device.type):
+        return losses
+    return losses.to(input.dtype)

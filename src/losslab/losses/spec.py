@@ -1,0 +1,212 @@
+"""Spec strings: one line of text names a configured loss everywhere.
+
+    cross_entropy                      encouraging(log_end=0.5)
+    cross_entropy + 0.5*expectation    mixed(focus=phases(0, 0.25, 0.5))
+    one_vs_rest(mean_squared_error(mirror=true))
+
+The grammar is Python's expression grammar restricted to sums, numeric factors, calls, numbers,
+true/false/none and lists, so it is parsed by ``ast`` and never evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from losslab import schedules
+from losslab.errors import InputError, nearest
+from losslab.losses import api, margins, modules
+from losslab.losses import reduction as r
+from losslab.losses.catalog import find
+
+_SCHEDULES: dict[str, Callable[..., Any]] = {
+    "phases": schedules.phases,
+    "switch": schedules.switch,
+    "deferred": schedules.deferred,
+    "ramp": schedules.ramp,
+}
+_WRAPPERS: dict[str, Callable[..., Any]] = {
+    "one_vs_rest": modules.OneVsRestLoss,
+    "complement_objective": modules.ComplementObjectiveLoss,
+    "additive_margin": lambda loss, **k: margins.AdjustedLoss(margins.AdditiveMargin(**k), loss),
+    "ldam": lambda loss, **k: margins.AdjustedLoss(margins.LDAMMargin(**k), loss),
+    "logit_adjustment": lambda loss, **k: margins.AdjustedLoss(margins.LogitAdjustment(**k), loss),
+}
+_WRAPPED: dict[str, Any] = {
+    "one_vs_rest": modules.OneVsRestLoss.__init__,
+    "complement_objective": modules.ComplementObjectiveLoss.__init__,
+    "additive_margin": margins.AdditiveMargin.__init__,
+    "ldam": margins.LDAMMargin.__init__,
+    "logit_adjustment": margins.LogitAdjustment.__init__,
+}
+_CONSTANTS = {"true": True, "false": False, "none": None}
+
+
+def loss(spec: str, **options: Any) -> nn.Module:
+    """The loss module that a spec string names.
+
+    Args:
+        spec: a name or alias with parameters, sums and multiples of such, or one wrapped by
+            ``one_vs_rest``, ``complement_objective``, ``additive_margin``, ``ldam`` or
+            ``logit_adjustment``. ``losslab losses`` lists them.
+        options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``,
+            ``zero_if_empty``, as in ``nn.CrossEntropyLoss``.
+
+    Raises:
+        InputError: an unknown name or parameter (with the nearest known one), a value outside its
+            domain, or text that is not a spec.
+
+    Example:
+        >>> import losslab
+        >>> losslab.loss("cross_entropy + 0.5*expectation", label_smoothing=0.1).spec
+        'cross_entropy + 0.5*expectation'
+    """
+    unknown = set(options) - set(r.OPTIONS)
+    if unknown:
+        name = min(unknown)
+        raise InputError(
+            f"loss has no option {name!r}.{nearest(name, r.OPTIONS)} Its options: "
+            f"{', '.join(r.OPTIONS)}. A loss's own parameters belong inside the spec."
+        )
+    if not isinstance(spec, str):
+        raise InputError(f"a spec is a string such as 'mixed(focus=0.3)'; got {spec!r}.")
+    try:
+        tree = ast.parse(spec.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        raise InputError(
+            f"Cannot read the loss spec {spec!r}. Expected a name with parameters, such as "
+            "'encouraging(log_end=0.5)', or a sum, such as 'cross_entropy + 0.5*expectation'."
+        ) from None
+    return _Reader(spec, options).loss(tree.body)
+
+
+class _Reader:
+    def __init__(self, spec: str, options: dict[str, Any]) -> None:
+        self.spec = spec
+        self.options = options
+
+    def loss(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.BinOp):
+            return self._combination(node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -1.0 * self.loss(node.operand)
+        if isinstance(node, ast.Name):
+            return self._named(node.id, [], [])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return self._named(node.func.id, node.args, node.keywords)
+        raise self._unreadable(node)
+
+    def _combination(self, node: ast.BinOp) -> Any:
+        if isinstance(node.op, ast.Add):
+            return self.loss(node.left) + self.loss(node.right)
+        if isinstance(node.op, ast.Sub):
+            return self.loss(node.left) - self.loss(node.right)
+        if isinstance(node.op, ast.Mult):
+            for number, other in ((node.left, node.right), (node.right, node.left)):
+                factor = self._number(number)
+                if factor is not None:
+                    return factor * self.loss(other)
+        raise self._unreadable(node)
+
+    def _named(self, name: str, args: list[ast.expr], keywords: list[ast.keyword]) -> Any:
+        if name in _SCHEDULES:
+            raise InputError(
+                f"{name}(…) in {self.spec!r} is a schedule, not a loss: it stands for a "
+                f"parameter's value, such as mixed(focus={name}(…))."
+            )
+        values = {k.arg: self.value(k.value) for k in keywords if k.arg}
+        if name in _WRAPPERS:
+            return self._wrapped(name, args, values)
+        try:
+            row, renamed = find(name)
+        except InputError:
+            close = nearest(name, _WRAPPERS)
+            if not close:
+                raise
+            raise InputError(f"Unknown loss {name!r} in {self.spec!r}.{close}") from None
+        if args:
+            example = row.parameters[0].name if row.parameters else None
+            hint = f"write {row.name}({example}=…)" if example else f"{row.name} takes none"
+            raise InputError(f"Parameters in {self.spec!r} must be named: {hint}.")
+        values = {renamed.get(k, k): v for k, v in values.items()}
+        row.check(values)  # refuses options here: they belong to loss(), not to the spec
+        return getattr(api, row.module_name)(**values, **self.options)
+
+    def _wrapped(self, name: str, args: list[ast.expr], values: dict[str, Any]) -> Any:
+        if len(args) != 1:
+            raise InputError(
+                f"{name} in {self.spec!r} wraps one loss: write {name}(cross_entropy, …)."
+            )
+        inner = self.loss(args[0])
+        known = [
+            p for p in inspect.signature(_WRAPPED[name]).parameters if p not in ("self", "loss")
+        ]
+        for key in values:
+            if key not in known:
+                takes = ", ".join(known) or "none"
+                raise InputError(
+                    f"{name} has no parameter {key!r}.{nearest(key, known)} "
+                    f"Its parameters: {takes}."
+                )
+        missing = [
+            p.name
+            for p in inspect.signature(_WRAPPED[name]).parameters.values()
+            if p.name in known and p.default is p.empty and p.name not in values
+        ]
+        if missing:
+            raise InputError(f"{name} in {self.spec!r} also needs {', '.join(missing)}=….")
+        return _WRAPPERS[name](inner, **values)
+
+    def value(self, node: ast.expr) -> Any:
+        number = self._number(node)
+        if number is not None:
+            return number
+        if isinstance(node, ast.Constant) and isinstance(node.value, bool | None | str):
+            return node.value
+        if isinstance(node, ast.Name):
+            return _CONSTANTS.get(node.id.lower(), node.id)
+        if isinstance(node, ast.List | ast.Tuple):
+            return [self.value(element) for element in node.elts]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return self._schedule(node.func.id, node)
+        raise self._unreadable(node)
+
+    def _schedule(self, name: str, node: ast.Call) -> Any:
+        if name not in _SCHEDULES:
+            raise InputError(
+                f"Unknown schedule {name!r} in {self.spec!r}.{nearest(name, _SCHEDULES)} "
+                f"Schedules: {', '.join(_SCHEDULES)}."
+            )
+        try:
+            return _SCHEDULES[name](
+                *(self.value(a) for a in node.args),
+                **{k.arg: self.value(k.value) for k in node.keywords if k.arg},
+            )
+        except TypeError:
+            raise InputError(
+                f"Cannot read {ast.unparse(node)!r}: expected "
+                f"{name}{inspect.signature(_SCHEDULES[name])} with numbers."
+            ) from None
+
+    def _number(self, node: ast.expr) -> float | None:
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            value = self._number(node.operand)
+            return None if value is None else -value
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, int | float)
+            and not isinstance(node.value, bool)
+        ):
+            return float(node.value)
+        return None
+
+    def _unreadable(self, node: ast.expr) -> InputError:
+        return InputError(
+            f"Cannot read {ast.unparse(node)!r} in the loss spec {self.spec!r}. A spec is a name "
+            "with named parameters, or a sum of such with numeric factors, such as "
+            "'cross_entropy + 0.5*expectation'."
+        )
