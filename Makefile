@@ -1,0 +1,40 @@
+# Everything a contributor or the CI runs. `make demo` and `make test` do all the set-up:
+# a virtual environment in .venv, made once and made again when its requirements change.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint format bench clean
+
+demo: $(READY)  ## the main job on embedded real data, in about a minute
+	$(BIN)/losslab compare --task digits --seeds 10 \
+	  --loss cross_entropy --loss encouraging --loss "encouraging(log_end=1)" \
+	  --loss "mixed(focus=0.3)" --loss focal
+
+test: lint  ## everything the CI checks
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## the table in docs/performance.md
+	$(BIN)/python benchmarks/losses.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "losslab needs Python 3.11 or newer; '$(PYTHON)' is older or missing. Try: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt torch
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[test]"
+	@touch $@
