@@ -49,22 +49,15 @@ class _ChunkedLogOdds(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _check_range(target, logits.shape[1])
-        dtype = _compute_dtype(logits.dtype)
         index = target.unsqueeze(1)
-        top = logits.new_empty(index.shape, dtype=dtype)
-        total = torch.empty_like(top)
         pieces = _pieces(logits)
-        buffer = logits.new_empty((pieces[0].stop, *logits.shape[1:]), dtype=dtype)
-        for rows in pieces:
-            others = buffer[: rows.stop - rows.start].copy_(logits[rows])
-            others.scatter_(1, index[rows], -torch.inf)
-            torch.amax(others, 1, keepdim=True, out=top[rows])
-            others.sub_(_finite(top[rows])).clamp_(max=0).exp_()
-            torch.sum(others, 1, keepdim=True, out=total[rows])
-        log_odds = (logits.gather(1, index).to(dtype) - top) - total.log().masked_fill_(
-            total == 0, 0
-        )
-        return log_odds.squeeze(1), _finite(top), total
+        if len(pieces) == 1:
+            top, shift, total = _statistics(_promote(logits).scatter(1, index, -torch.inf))
+        else:
+            top, shift, total = _statistics_by_piece(logits, index, pieces)
+        # no competitor: top = −inf and log 0 = −inf, so the log-odds are +inf (or NaN) by itself
+        log_odds = logits.gather(1, index).sub(top).sub_(total.log())
+        return log_odds.squeeze(1), shift, total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
@@ -112,11 +105,14 @@ def chunked(logits: Tensor, target: Tensor) -> Tensor:
 def _gradient(logits: Tensor, target: Tensor, top: Tensor, total: Tensor, grad: Tensor) -> Tensor:
     """g·(e_y − q) written piece by piece into one new tensor of the logits' dtype."""
     result = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    index, grad = target.unsqueeze(1), grad.unsqueeze(1)
-    grad = grad.masked_fill(total == 0, 0)  # no competitor: a is +inf and stays there
-    scale = grad.neg() / total.masked_fill(total == 0, 1)
+    alone = total == 0  # no competitor: a is +inf and stays there
+    index, grad = target.unsqueeze(1), grad.unsqueeze(1).masked_fill(alone, 0)
+    scale = grad / -total.masked_fill(alone, 1)
     same = logits.dtype == top.dtype
     pieces = _pieces(logits)
+    if same and len(pieces) == 1:
+        q = (logits - top).clamp_(max=0).exp_()
+        return q.mul_(scale).scatter_(1, index, grad)
     if not same:
         buffer = logits.new_empty((pieces[0].stop, *logits.shape[1:]), dtype=top.dtype)
     for rows in pieces:
@@ -126,6 +122,26 @@ def _gradient(logits: Tensor, target: Tensor, top: Tensor, total: Tensor, grad: 
         if not same:
             result[rows] = piece
     return result
+
+
+def _statistics(others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Top, the finite shift m, and s of each row of ``others``, which is overwritten."""
+    top = others.amax(1, keepdim=True)
+    shift = _finite(top)
+    return top, shift, others.sub_(shift).clamp_(max=0).exp_().sum(1, keepdim=True)
+
+
+def _statistics_by_piece(logits: Tensor, index: Tensor, pieces: list[slice]) -> tuple[Tensor, ...]:
+    """The same, through one buffer of a piece's size."""
+    dtype = _compute_dtype(logits.dtype)
+    results = tuple(logits.new_empty(index.shape, dtype=dtype) for _ in range(3))
+    buffer = logits.new_empty((pieces[0].stop, *logits.shape[1:]), dtype=dtype)
+    for rows in pieces:
+        others = buffer[: rows.stop - rows.start].copy_(logits[rows])
+        found = _statistics(others.scatter_(1, index[rows], -torch.inf))
+        for result, value in zip(results, found, strict=True):
+            result[rows] = value
+    return results
 
 
 def _differentiable_gradient(logits: Tensor, target: Tensor, grad: Tensor) -> Tensor:
@@ -165,15 +181,26 @@ def _pieces(logits: Tensor) -> list[slice]:
     """Runs of rows, each about one piece long; at least one, possibly empty."""
     n = logits.shape[0]
     piece = _CPU_PIECE if logits.device.type == "cpu" else _DEVICE_PIECE
-    step = max(1, piece // max(1, logits[:1].numel()))
+    step = max(1, piece * n // max(1, logits.numel()))
     return [slice(i, min(i + step, n)) for i in range(0, n, step)] or [slice(0, 0)]
+
+
+def target_span(target: Tensor) -> tuple[int, int] | None:
+    """(min, max) of the targets where a look is free: plain CPU tensors outside transforms."""
+    if target.device.type != "cpu" or type(target) is not Tensor or target.numel() == 0:
+        return None
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return None
+    low, high = torch.aminmax(target)
+    return int(low), int(high)
 
 
 def _check_range(target: Tensor, classes: int) -> None:
     """Raise as ``F.cross_entropy`` does on the CPU; accelerators assert inside ``gather``."""
-    if target.device.type != "cpu" or target.numel() == 0:
+    span = target_span(target)
+    if span is None:
         return
-    low, high = (int(x) for x in torch.aminmax(target))
+    low, high = span
     if low < 0 or high >= classes:
         bad = low if low < 0 else high
         raise IndexError(

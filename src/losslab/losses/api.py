@@ -15,9 +15,11 @@ from typing import Any
 
 from torch import Tensor
 
+from losslab.errors import InputError
 from losslab.losses import reduction as r
 from losslab.losses.catalog import ROWS, Row
 from losslab.losses.modules import BinaryCatalogLoss, CatalogLoss
+from losslab.schedules import Schedule
 
 _SHAPES = (
     "Shape: input (C,), (N, C) or (N, C, d1, …) logits; target class indices of that shape without "
@@ -81,7 +83,14 @@ def make_function(row: Row, *, binary: bool = False) -> Callable[..., Tensor]:
 
     def function(input: Tensor, target: Tensor, **keywords: Any) -> Tensor:
         options, parameters = r.split_options(keywords, names)
-        arguments = row.resolve(row.check(parameters))
+        values = row.check(parameters)
+        if any(isinstance(value, Schedule) for value in parameters.values()):
+            module = row.binary_module_name if binary else row.module_name
+            raise InputError(
+                f"{name} is a function and has no progress: a schedule needs the module {module}, "
+                "or pass the schedule's value, schedule(progress)."
+            )
+        arguments = row.resolve(values)
         if binary:
             return r.binary_loss(input, target, lambda a: row.psi(a, **arguments), **options)  # type: ignore[misc]
         rows = (

@@ -29,15 +29,23 @@ class Parameter:
     open_high: bool = False
 
     @property
+    def shown(self) -> str:
+        """``name=default``, or the bare name where leaving it out is its default."""
+        if self.default is None:
+            return self.name
+        value = str(self.default).lower() if isinstance(self.default, bool) else f"{self.default:g}"
+        return f"{self.name}={value}"
+
+    @property
     def domain(self) -> str:
         if isinstance(self.default, bool):
-            return "true or false"
+            return "{true, false}"
         if math.isinf(self.low) and math.isinf(self.high):
-            return "any number"
+            return "(−∞, ∞)"
         left = "(" if self.open_low or math.isinf(self.low) else "["
         right = ")" if self.open_high or math.isinf(self.high) else "]"
         bounds = f"{left}{_number(self.low)}, {_number(self.high)}{right}"
-        return f"{bounds} or none" if self.default is None else bounds
+        return bounds
 
     def check(self, loss: str, value: Any) -> Any:
         """The value as a float (bool, None), or an error that names domain and value."""
@@ -51,7 +59,8 @@ class Parameter:
             below = value < self.high if self.open_high else value <= self.high
             if above and below and math.isfinite(value):
                 return float(value)
-        raise InputError(f"{loss}: {self.name} must be in {self.domain}; got {value!r}.")
+        optional = ", or none" if self.default is None else ""
+        raise InputError(f"{loss}: {self.name} must be in {self.domain}{optional}; got {value!r}.")
 
 
 @dataclass(frozen=True)

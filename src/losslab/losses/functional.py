@@ -20,6 +20,20 @@ def odds_loss(
 ) -> Tensor:
     """Any ψ of the true class's log-odds; the module is :class:`losslab.OddsLoss`.
 
+    Math: ψ(a), a = z_y − log Σ_{j≠y} exp z_j; for soft targets t, Σ_k t_k ψ(a_k).
+
+    Args:
+        input: (C,), (N, C) or (N, C, d1, …) logits.
+        target: class indices of that shape without C, or probabilities of the same shape.
+        psi: an elementwise, differentiable function of a float tensor.
+        weight, ignore_index, reduction, label_smoothing, zero_if_empty: see
+            :class:`losslab.OddsLoss`.
+
+    Returns:
+        A scalar, or with ``reduction="none"`` the input's shape without C.
+
+    Raises: losslab.InputError for options or shapes that do not fit.
+
     Example:
         >>> import torch, losslab
         >>> losslab.odds_loss(torch.tensor([[3.0, 0.0]]), torch.tensor([0]), lambda a: -a)
@@ -47,6 +61,19 @@ def binary_odds_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Any ψ on sigmoid outputs; the module is :class:`losslab.BinaryOddsLoss`.
+
+    Math: t·pos_weight·ψ(z) + (1 − t)·ψ(−z) for each output.
+
+    Args:
+        input: (*) logits.
+        target: (*) numbers in [0, 1].
+        psi: an elementwise, differentiable function of a float tensor.
+        weight, pos_weight, reduction: see :class:`losslab.BinaryOddsLoss`.
+
+    Returns:
+        A scalar, or (*) with ``reduction="none"``.
+
+    Raises: losslab.InputError for options or shapes that do not fit.
 
     Example:
         >>> import torch, losslab

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from losslab.errors import InputError
-from losslab.losses.modules import _Loss
-from losslab.schedules import Schedule
+from losslab.losses.modules import Step, _Loss
+from losslab.schedules import Schedule, exact
 
 Counts = Sequence[float] | Tensor
 
@@ -23,6 +23,8 @@ class AdjustedLoss(_Loss):
         change: :class:`AdditiveMargin`, :class:`LDAMMargin`, :class:`LogitAdjustment`, or any
             module called with (logits, target) that returns logits.
         loss: any loss.
+
+    Shape: those of the loss; (N, C, …) logits and class-index targets.
 
     Example:
         >>> import torch, losslab
@@ -43,6 +45,14 @@ class AdjustedLoss(_Loss):
         inner = getattr(self.loss, "spec", "custom")
         return f"{getattr(self.change, 'name', 'adjusted')}({inner}, {self.change.extra_repr()})"
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The loss's own steps, each on the changed logits."""
+        inner = getattr(self.loss, "steps", ())
+        if len(inner) < 2:
+            return (self,)
+        return tuple(lambda x, t, step=step: step(self.change(x, t), t) for step in inner)
+
     def set_progress(self, progress: float) -> None:
         for part in (self.change, self.loss):
             advance = getattr(part, "set_progress", None)
@@ -62,6 +72,14 @@ class AdditiveMargin(nn.Module):
         margin: m ≥ 0.
         scale: s > 0.
 
+    Shape: logits (C,), (N, C) or (N, C, d1, …) and class-index target; returns changed logits.
+
+    Example:
+        >>> import torch, losslab
+        >>> change = losslab.AdditiveMargin(margin=0.5, scale=2)
+        >>> change(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        tensor([[1., 0.]])
+
     Source: Wang et al. 2018 (AM-Softmax), equation 6.
     """
 
@@ -76,7 +94,7 @@ class AdditiveMargin(nn.Module):
         return self.scale * (logits - self.margin * _true_class(self.name, logits, target))
 
     def extra_repr(self) -> str:
-        return f"margin={self.margin:g}, scale={self.scale:g}"
+        return f"margin={exact(self.margin)}, scale={exact(self.scale)}"
 
 
 class LDAMMargin(nn.Module):
@@ -88,6 +106,14 @@ class LDAMMargin(nn.Module):
         counts: training examples of each class.
         max_margin: margin of the rarest class.
         scale: s > 0; the paper uses 30 on cosine logits (:class:`CosineLinear`).
+
+    Shape: logits (C,), (N, C) or (N, C, d1, …) and class-index target; returns changed logits.
+
+    Example:
+        >>> import torch, losslab
+        >>> change = losslab.LDAMMargin(counts=[16, 1], max_margin=0.5, scale=1)
+        >>> change(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        tensor([[0.7500, 0.0000]])
 
     Source: Cao et al. 2019, equation 13 and their code.
     """
@@ -107,11 +133,11 @@ class LDAMMargin(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         one_hot = _true_class(self.name, logits, target)
-        return self.scale * (logits - one_hot * _along_classes(self.margins, logits))
+        return self.scale * (logits - one_hot * _along_classes(self.name, self.margins, logits))
 
     def extra_repr(self) -> str:
         counts = _list(self.counts)
-        return f"counts={counts}, max_margin={self.max_margin:g}, scale={self.scale:g}"
+        return f"counts={counts}, max_margin={exact(self.max_margin)}, scale={exact(self.scale)}"
 
 
 class LogitAdjustment(nn.Module):
@@ -122,6 +148,14 @@ class LogitAdjustment(nn.Module):
     Args:
         counts: training examples of each class (any multiple of the prior).
         tau: τ ≥ 0.
+
+    Shape: logits (C,), (N, C) or (N, C, d1, …) and class-index target; returns changed logits.
+
+    Example:
+        >>> import torch, losslab
+        >>> change = losslab.LogitAdjustment(counts=[50, 50])
+        >>> change(torch.zeros(1, 2), torch.tensor([0]))
+        tensor([[-0.6931, -0.6931]])
 
     Source: Menon et al. 2021, equation 10.
     """
@@ -138,14 +172,29 @@ class LogitAdjustment(nn.Module):
         self.counts = n.tolist()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return logits + _along_classes(self.offset, logits)
+        return logits + _along_classes(self.name, self.offset, logits)
 
     def extra_repr(self) -> str:
-        return f"counts={_list(self.counts)}, tau={self.tau:g}"
+        return f"counts={_list(self.counts)}, tau={exact(self.tau)}"
 
 
 class CosineLinear(nn.Module):
-    """Output layer whose logits are the cosines between features and class vectors."""
+    """Output layer whose logits are the cosines between features and class vectors.
+
+    Math: z_j = cos θ_j = x·w_j / (‖x‖‖w_j‖).
+
+    Args:
+        in_features: dimension of x.
+        out_features: number of classes.
+
+    Shape: features (*, D); returns logits (*, C) in [−1, 1], for :class:`AdditiveMargin` and
+    :class:`LDAMMargin`.
+
+    Example:
+        >>> import torch, losslab
+        >>> losslab.CosineLinear(16, 5)(torch.randn(8, 16)).shape
+        torch.Size([8, 5])
+    """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -192,9 +241,9 @@ class LargeMarginLinear(nn.Module):
         annealing: float | Schedule = 0.0,
     ) -> None:
         super().__init__()
-        if margin not in (1, 2, 3, 4):
+        if isinstance(margin, bool) or margin not in (1, 2, 3, 4):
             raise InputError(f"large margin: margin must be 1, 2, 3 or 4; got {margin!r}.")
-        self.margin = margin
+        self.margin = int(margin)
         self._schedule = annealing if isinstance(annealing, Schedule) else None
         start = annealing(0.0) if isinstance(annealing, Schedule) else annealing
         _at_least("large margin", "annealing", start, 0)
@@ -211,12 +260,17 @@ class LargeMarginLinear(nn.Module):
         logits = nn.functional.linear(input, self.weight)
         if target is None or self.margin == 1:
             return logits
-        index = target.unsqueeze(1)
-        lengths = input.norm(dim=1) * self.weight.norm(dim=1)[target]
+        if target.is_floating_point():
+            raise _needs_indices("large margin", target)
+        classes = self.weight.shape[0]
+        inside = (target >= 0) & (target < classes)  # others are rows to ignore: logits unchanged
+        index = target.masked_fill(~inside, 0).unsqueeze(1)
+        lengths = input.norm(dim=1) * self.weight.norm(dim=1)[index.squeeze(1)]
         cosine = logits.gather(1, index).squeeze(1) / lengths.clamp(min=1e-12)
         widened = lengths * self._phi(cosine.clamp(-1, 1))
         plain = lengths * cosine
         blended = (self.annealing * plain + widened) / (1 + self.annealing)
+        blended = torch.where(inside, blended, plain)
         return logits.scatter(1, index, blended.unsqueeze(1).to(logits.dtype))
 
     def _phi(self, c: Tensor) -> Tensor:
@@ -273,10 +327,7 @@ def class_weights(
 def _true_class(name: str, logits: Tensor, target: Tensor) -> Tensor:
     """One-hot of class-index targets; rows with a target outside [0, C) (ignored) are zero."""
     if target.is_floating_point():
-        raise InputError(
-            f"{name} needs class-index targets: a margin belongs to one true class. "
-            f"Got probability targets of shape {tuple(target.shape)}."
-        )
+        raise _needs_indices(name, target)
     dim = 0 if logits.dim() == 1 else 1
     shape = [1] * logits.dim()
     shape[dim] = -1
@@ -284,14 +335,30 @@ def _true_class(name: str, logits: Tensor, target: Tensor) -> Tensor:
     return (classes == target.unsqueeze(dim)).to(logits.dtype)
 
 
-def _along_classes(values: Tensor, logits: Tensor) -> Tensor:
-    if logits.dim() == 1:
-        return values.to(logits.dtype)
-    return values.to(logits.dtype).view(1, -1, *[1] * (logits.dim() - 2))
+def _needs_indices(name: str, target: Tensor) -> InputError:
+    return InputError(
+        f"{name} needs class-index targets: a margin belongs to one true class. "
+        f"Got probability targets of shape {tuple(target.shape)}."
+    )
+
+
+def _along_classes(name: str, values: Tensor, logits: Tensor) -> Tensor:
+    dim = 0 if logits.dim() == 1 else 1
+    if logits.shape[dim] != len(values):
+        raise InputError(
+            f"{name} was given the counts of {len(values)} classes, but the logits have "
+            f"{logits.shape[dim]} classes; got logits of shape {tuple(logits.shape)}."
+        )
+    return values.to(logits.dtype).view([-1 if i == dim else 1 for i in range(logits.dim())])
 
 
 def _counts(name: str, counts: Any) -> Tensor:
-    n = torch.as_tensor(counts, dtype=torch.float64).flatten()
+    try:
+        n = torch.as_tensor(counts, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"{name}: counts must be a list of numbers, one a class; got {counts!r}."
+        ) from None
     bad = [i for i, value in enumerate(n.tolist()) if not value > 0 or math.isinf(value)]
     if len(n) < 2 or bad:
         which = f"class {bad[0]} has {n[bad[0]]:g}" if bad else f"there are {len(n)} counts"
@@ -315,4 +382,4 @@ def _positive(name: str, parameter: str, value: float) -> float:
 
 
 def _list(values: Sequence[float]) -> str:
-    return "[" + ", ".join(f"{v:g}" for v in values) + "]"
+    return "[" + ", ".join(exact(v) for v in values) + "]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from losslab.errors import InputError
 from losslab.losses import reduction as r
 from losslab.losses.catalog import Row
+from losslab.losses.psi import times
 from losslab.losses.rowwise import ComplementEntropyRows
-from losslab.schedules import Schedule, deferred_weights
+from losslab.schedules import Schedule, deferred_weights, exact
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -44,6 +46,8 @@ class _Loss(nn.Module):
     def __mul__(self, factor: Any) -> SumLoss:
         if isinstance(factor, bool) or not isinstance(factor, int | float):
             return NotImplemented
+        if not math.isfinite(factor):
+            raise InputError(f"a loss can be scaled by a finite number only; got {factor}.")
         return SumLoss([(c * factor, loss) for c, loss in _terms(self)])
 
     __rmul__ = __mul__
@@ -69,6 +73,11 @@ class ClassificationLoss(_Loss):
         super().__init__()
         r.check_reduction(reduction)
         r.check_label_smoothing(label_smoothing)
+        if not (weight is None or isinstance(weight, Tensor) or callable(weight)):
+            raise InputError(
+                "weight must be a tensor of one number a class, or losslab.deferred_weights; "
+                f"got {weight!r}. Write torch.tensor(…)."
+            )
         self._weight_schedule = weight if callable(weight) else None
         self.register_buffer("weight", weight(0.0) if callable(weight) else weight)
         self.ignore_index = ignore_index
@@ -101,6 +110,8 @@ class ClassificationLoss(_Loss):
 
 class OddsLoss(ClassificationLoss):
     """Any ψ of the true class's log-odds, with everything the built-in losses have.
+
+    Math: ψ(a), a = z_y − log Σ_{j≠y} exp z_j; for soft targets t, Σ_k t_k ψ(a_k).
 
     Args:
         psi: an elementwise function of a float tensor, a = log(p/(1 − p)) of the true class, built
@@ -243,13 +254,28 @@ class BinaryCatalogLoss(BinaryOddsLoss):
 
 
 class SumLoss(_Loss):
-    """c₁·loss₁ + c₂·loss₂ + …; made by ``+`` and ``*``.
+    """c₁·loss₁ + c₂·loss₂ + …; made by ``+``, ``-`` and ``*``.
 
     Terms that are ψ(a) with the same options share one pass over the logits.
+
+    Args:
+        terms: pairs of a coefficient and a loss.
+
+    Example:
+        >>> import torch, losslab
+        >>> loss = losslab.CrossEntropyLoss() + 0.5 * losslab.ExpectationLoss()
+        >>> loss(torch.zeros(1, 2), torch.tensor([0]))
+        tensor(0.9431)
     """
 
     def __init__(self, terms: Sequence[tuple[float, _Loss]]) -> None:
         super().__init__()
+        for _, loss in terms:
+            if len(loss.steps) > 1:
+                raise InputError(
+                    f"{loss.spec} alternates two steps, which a sum or multiple would drop. "
+                    "Wrap the whole instead: complement_objective(a + 0.5*b)."
+                )
         self.coefficients = tuple(float(c) for c, _ in terms)
         self.losses = nn.ModuleList([loss for _, loss in terms])
 
@@ -258,7 +284,7 @@ class SumLoss(_Loss):
         text = ""
         for c, loss in _terms(self):
             sign = ("-" if c < 0 else "") if not text else (" - " if c < 0 else " + ")
-            text += sign + ("" if abs(c) == 1 else f"{abs(c):g}*") + loss.spec
+            text += sign + ("" if abs(c) == 1 else f"{exact(abs(c))}*") + loss.spec
         return text
 
     def set_progress(self, progress: float) -> None:
@@ -271,17 +297,14 @@ class SumLoss(_Loss):
         terms = [(c, getattr(loss, "psi", None)) for c, loss in _terms(self)]
         if any(psi is None for _, psi in terms):
             return None
-        return lambda a: sum(c * psi(a) for c, psi in terms)  # type: ignore[misc, return-value]
+        return lambda a: sum(times(c, psi(a)) for c, psi in terms)  # type: ignore[misc, return-value]
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         first = self.losses[0]
         psi = self.psi
         if psi is not None and isinstance(first, ClassificationLoss) and self._same_options():
             return r.classification_loss(input, target, r.OddsRows(psi), **first.options())
-        total = self.coefficients[0] * first(input, target)
-        for c, loss in _terms(self)[1:]:
-            total = total + c * loss(input, target)
-        return total
+        return sum(times(c, loss(input, target)) for c, loss in _terms(self))  # type: ignore[return-value]
 
     def _same_options(self) -> bool:
         if not all(isinstance(loss, ClassificationLoss) for loss in self.losses):
@@ -304,6 +327,8 @@ class OneVsRestLoss(ClassificationLoss):
             form is taken: ``OneVsRestLoss(MeanSquaredErrorLoss())`` is "MSE + sigmoid" of Zhao et
             al., table 5.
         class_reduction: ``"sum"`` or ``"mean"`` over the classes.
+
+    Shape: input (C,), (N, C) or (N, C, d1, …) logits; target as for the wrapped loss.
 
     Example:
         >>> import torch, losslab
@@ -340,6 +365,11 @@ class OneVsRestLoss(ClassificationLoss):
 class ComplementObjectiveLoss(_Loss):
     """Complement objective training: a step on ``loss``, then a step on the complement entropy.
 
+    Math: the second step minimises Σ_{j≠y} q_j log q_j/(C − 1), q the softmax over the classes ≠ y.
+
+    Args:
+        loss: the loss of the first step; its weight, ignore_index and reduction serve both.
+
     Called like any loss it returns ``loss``; a training loop that knows of alternating steps takes
     both from ``steps``:
 
@@ -347,6 +377,11 @@ class ComplementObjectiveLoss(_Loss):
             optimizer.zero_grad()
             step(model(inputs), target).backward()
             optimizer.step()
+
+    Example:
+        >>> import losslab
+        >>> len(losslab.ComplementObjectiveLoss(losslab.CrossEntropyLoss()).steps)
+        2
 
     Source: Chen et al. 2019, algorithm 1; Battash et al., equation 6 and table 5.
     """
@@ -434,7 +469,7 @@ def _spec(module: Any) -> str:
 def _literal(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    return exact(value) if isinstance(value, float) else str(value)
 
 
 def _binary_options(
@@ -460,6 +495,11 @@ def _options_of(loss: _Loss) -> dict[str, Any]:
     inner = loss.losses[0] if isinstance(loss, SumLoss) else loss
     if not isinstance(inner, ClassificationLoss):
         raise InputError(f"expected a classification loss to wrap; got {loss.spec}.")
+    if isinstance(loss, SumLoss) and not loss._same_options():
+        raise InputError(
+            f"the terms of {loss.spec} must share weight, reduction and all other options, since "
+            "the wrapper takes them over; make the sum with losslab.loss(SPEC, weight=…)."
+        )
     options = inner.options()
     return options | {"weight": inner._weight_schedule or options["weight"]}
 
@@ -470,7 +510,7 @@ def _sigmoid_psi(loss: Any) -> r.Psi | None:
         terms = [(c, _sigmoid_psi(term)) for c, term in _terms(loss)]
         if any(psi is None for _, psi in terms):
             return None
-        return lambda a: sum(c * psi(a) for c, psi in terms)  # type: ignore[misc, return-value]
+        return lambda a: sum(times(c, psi(a)) for c, psi in terms)  # type: ignore[misc, return-value]
     if isinstance(loss, CatalogLoss):
         psi, arguments = loss.row.psi, _arguments(loss)
         return None if psi is None else lambda a: psi(a, **arguments)

@@ -36,7 +36,8 @@ def expectation(a: Tensor) -> Tensor:
     Math: ψ(a) = σ(−a) = 1 − p.
     Slope: ψ'(a) = −p(1 − p): largest at p = ½; hopeless and settled examples are both left alone.
     """
-    return torch.sigmoid(-a)
+    # 1 − σ(a) for a < 0: the slope there is p(1 − p) with p small, which σ(−a) ≈ 1 has rounded away
+    return torch.where(a < 0, 1 - torch.sigmoid(a), torch.sigmoid(-a))
 
 
 def mixed(a: Tensor, alpha: Number = 1.0, beta: Number = 1.0) -> Tensor:
@@ -46,7 +47,7 @@ def mixed(a: Tensor, alpha: Number = 1.0, beta: Number = 1.0) -> Tensor:
         α = 0, β = 1.
     Slope: ψ'(a) = −(1 − p)(α + β p): largest at p = (1 − α/β)/2.
     """
-    return alpha * cross_entropy(a) + beta * torch.sigmoid(-a)
+    return times(alpha, cross_entropy(a)) + beta * expectation(a)
 
 
 def encouraging(
@@ -65,25 +66,23 @@ def encouraging(
     Slope: with ρ = 1 exactly −1 up to p = log_end, then −(1 − p)(1 + p/(1 − LE)), which fades to 0.
         ``log_end=1, eps=0`` keeps −1 for ever: ψ(a) = −a.
     """
+    end = _log_curve_end(log_end, eps)
     if bonus_start is None:
-        # −log p + ρ log(1 − p), written so that ρ = 1 gives exactly −a
-        logarithm = (1 - rho) * cross_entropy(a) - rho * a
-        return torch.where(
-            a <= _log_curve_end(log_end, eps),
-            logarithm,
-            cross_entropy(a) + rho * _bonus_tail(a, log_end, eps),
-        )
-    start = a.new_tensor(_logit(bonus_start), dtype=torch.float64)
-    bonus = _bonus(a, log_end, eps) - _bonus(start, log_end, eps).to(a.dtype)
-    return cross_entropy(a) + rho * torch.where(a >= start.to(a.dtype), bonus, 0)
+        if end == math.inf:
+            return _two_logarithms(a, rho)
+        late = cross_entropy(a) + rho * _bonus_tail(a, log_end, eps)
+        return torch.where(a <= end, _two_logarithms(a, rho), late)
+    bonus = torch.where(a <= end, -F.softplus(a, threshold=_LINEAR), _bonus_tail(a, log_end, eps))
+    paid = torch.where(a >= _logit(bonus_start), bonus - _bonus_at(bonus_start, log_end, eps), 0)
+    return cross_entropy(a) + times(rho, paid)
 
 
-def _bonus(a: Tensor, log_end: float, eps: float) -> Tensor:
-    return torch.where(
-        a <= _log_curve_end(log_end, eps),
-        -F.softplus(a, threshold=_LINEAR),
-        _bonus_tail(a, log_end, eps),
-    )
+def _two_logarithms(a: Tensor, rho: Number) -> Tensor:
+    """−log p + ρ·log(1 − p), exactly −a at ρ = 1 and never ∞ − ∞."""
+    if not isinstance(rho, Tensor) and rho == 1:
+        return -a
+    below = (1 - rho) * F.softplus(a, threshold=_LINEAR) - a
+    return torch.where(a < 0, below, (1 - rho) * cross_entropy(a) - times(rho, a))
 
 
 def _log_curve_end(log_end: float, eps: float) -> float:
@@ -96,8 +95,17 @@ def _log_curve_end(log_end: float, eps: float) -> float:
 def _bonus_tail(a: Tensor, log_end: float, eps: float) -> Tensor:
     """Beyond the log curve: the tangent at p = LE, or the constant log eps of the clamp."""
     if log_end < 1:
-        return torch.sigmoid(-a) / (1 - log_end) - 1 + math.log1p(-log_end)
+        wrong = torch.sigmoid(-a) if log_end >= 0.5 else expectation(a)  # looked at from p = LE on
+        return wrong / (1 - log_end) - 1 + math.log1p(-log_end)
     return torch.full_like(a, math.log(eps) if eps > 0 else 0.0)
+
+
+def _bonus_at(p: float, log_end: float, eps: float) -> float:
+    """The bonus (ρ = 1, no start) at one probability."""
+    if log_end == 1:
+        return math.log(max(1 - p, eps))
+    beyond = max(p - log_end, 0.0) / (1 - log_end)
+    return math.log1p(-min(p, log_end)) - beyond
 
 
 def encouraging_power(
@@ -122,7 +130,7 @@ def encouraging_cosine(a: Tensor, rho: Number = 1.0) -> Tensor:
     Slope: ψ'(a) = −(1 − p)(1 + ρ π p sin(πp)).
     """
     # sin²(πp/2), from the smaller of p and 1 − p so that neither end is rounded away
-    tail = torch.sigmoid(-a.abs())
+    tail = torch.sigmoid(torch.where(a < 0, a, -a))
     half = torch.where(a < 0, torch.sin(math.pi / 2 * tail), torch.cos(math.pi / 2 * tail))
     return cross_entropy(a) - rho * 2 * half.square()
 
@@ -133,9 +141,9 @@ def focal(a: Tensor, gamma: Number = 2.0) -> Tensor:
     Math: ψ(a) = (1 − p)^γ · (−log p). The published α is a class weight: pass ``weight``.
     Slope: ψ'(a) = −(1 − p)^γ ((1 − p) − γ p log p).
     """
-    # Outside ±100 the factor is constant (1 or below 4e-44): freezing it there keeps the slope at
-    # a = −∞ from being 0·∞.
-    down = torch.exp(gamma * F.logsigmoid(-a.clamp(-100, 100)))
+    # Below −100 the factor is 1, above 750 cross-entropy is 0 even in float64: freezing the factor
+    # there keeps 0·∞ out of the slope at a = −∞ and of the value at a = +∞.
+    down = torch.exp(gamma * F.logsigmoid(-a.clamp(-100, 750)))
     return down * cross_entropy(a)
 
 
@@ -160,10 +168,10 @@ def generalized_cross_entropy(
         p ≤ k, so that hopeless (mislabelled) examples are dropped.
     Slope: ψ'(a) = −p^q (1 − p).
     """
-    loss = -torch.expm1(q * F.logsigmoid(a)) / q
     if truncation is not None:
-        loss = torch.where(a > _logit(truncation), loss, (1 - truncation**q) / q + 0 * a.detach())
-    return loss
+        a = a.clamp(min=_logit(truncation))
+    q = q.clamp(min=_TINY) if isinstance(q, Tensor) else max(q, _TINY)
+    return -_expm1(q * F.logsigmoid(a)) / q
 
 
 def tamed_cross_entropy(a: Tensor, alpha: float = 0.5) -> Tensor:
@@ -172,8 +180,13 @@ def tamed_cross_entropy(a: Tensor, alpha: float = 0.5) -> Tensor:
     Math: ψ(a) = ((1 − log p)^(1−α) − 1)/(1 − α), and log(1 − log p) at α = 1.
     Slope: ψ'(a) = −(1 − p)(1 − log p)^(−α).
     """
-    grown = torch.log1p(cross_entropy(a))
-    return grown if alpha == 1 else torch.expm1((1 - alpha) * grown) / (1 - alpha)
+    loss = cross_entropy(a)
+    if alpha == 1:
+        return torch.log1p(loss)
+    # a power of 1 + CE, less 1; for small CE by expm1, which does not cancel
+    small = torch.expm1((1 - alpha) * torch.log1p(loss.clamp(max=1)))
+    grown = torch.where(loss > 1, (1 + loss).pow(1 - alpha) - 1, small)
+    return grown / (1 - alpha)
 
 
 def squared_error(a: Tensor, mirror: bool = False) -> Tensor:
@@ -182,8 +195,8 @@ def squared_error(a: Tensor, mirror: bool = False) -> Tensor:
     Math: ψ(a) = (1 − p)²; with ``mirror`` (1 − p)² − p² = 1 − 2p.
     Slope: ψ'(a) = −2p(1 − p)²; with ``mirror`` −2p(1 − p).
     """
-    wrong = torch.sigmoid(-a)
-    return wrong - torch.sigmoid(a) if mirror else wrong.square()
+    wrong = expectation(a)
+    return wrong - expectation(-a) if mirror else wrong.square()
 
 
 def absolute_error(a: Tensor) -> Tensor:
@@ -192,7 +205,7 @@ def absolute_error(a: Tensor) -> Tensor:
     Math: ψ(a) = σ(−a) = 1 − p.
     Slope: ψ'(a) = −p(1 − p).
     """
-    return torch.sigmoid(-a)
+    return expectation(a)
 
 
 def exponential(a: Tensor, cap: float = 30.0) -> Tensor:
@@ -217,12 +230,28 @@ def hinge(a: Tensor, margin: float = 1.0) -> Tensor:
 def squared_hinge(a: Tensor, margin: float = 1.0) -> Tensor:
     """Squared hinge loss on the log-odds.
 
-    Math: ψ(a) = max(0, ``margin`` − a)².
-    Slope: −2·max(0, margin − a).
+    Math: ψ(a) = max(0, ``margin`` − a)², continued by its tangent where margin − a passes 1e18.
+    Slope: −2·max(0, margin − a), at least −2e18, so that it stays finite in float32.
     """
-    return torch.relu(margin - a).square()
+    short = torch.relu(margin - a)
+    return torch.where(short > 1e18, 2e18 * short - 1e36, short.clamp(max=1e18).square())
 
 
+def times(factor: Number, x: Tensor) -> Tensor:
+    """factor·x, and 0 where the factor is 0 even if x is infinite."""
+    if isinstance(factor, Tensor):
+        return factor * torch.where((factor == 0) & x.isinf(), 0, x)
+    return factor * x if factor else 0 * x.masked_fill(x.isinf(), 0)
+
+
+def _expm1(x: Tensor) -> Tensor:
+    """exp(x) − 1 for x ≤ 0; unlike torch's, its slope exp(x) keeps its digits as x → −∞."""
+    return torch.where(x > -1, torch.expm1(x), torch.exp(x) - 1)
+
+
+# Below this q, generalised cross-entropy is cross-entropy to the last digit; in float32 a smaller q
+# would underflow.
+_TINY = 1e-20
 # softplus switches to the identity above 20 by default, where float64 still sees the difference;
 # above 40 it does not
 _LINEAR = 40.0

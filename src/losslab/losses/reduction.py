@@ -18,6 +18,8 @@ from torch import Tensor
 from losslab.errors import InputError, nearest
 from losslab.logodds import all_log_odds, target_log_odds
 from losslab.logodds import check as check_index_target
+from losslab.logodds.eager import target_span
+from losslab.losses.psi import times
 
 Psi = Callable[[Tensor], Tensor]
 REDUCTIONS = ("none", "mean", "sum")
@@ -51,7 +53,7 @@ def split_options(
 class Rows(Protocol):
     """How a loss looks at rows of logits (N, C, …); the result is float32 or wider."""
 
-    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         """(N, …) losses for class indices; rows marked ``ignored`` may hold anything finite."""
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
@@ -64,8 +66,8 @@ class OddsRows:
 
     psi: Psi
 
-    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
-        return self.psi(target_log_odds(logits, target).masked_fill(ignored, 0))
+    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
+        return self.psi(quiet(target_log_odds(logits, target), ignored))
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
         return self.psi(_calm(all_log_odds(logits), unused))
@@ -78,16 +80,17 @@ class OneVsRestRows:
     psi: Psi
     mean: bool = False
 
-    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         z = _widen(logits)
         index = target.unsqueeze(1)
         signed = z.neg().scatter(1, index, z.gather(1, index))
-        return self._over_classes(self.psi(signed.masked_fill(ignored.unsqueeze(1), 0)))
+        every = None if ignored is None else ignored.unsqueeze(1)
+        return self._over_classes(self.psi(quiet(signed, every)))
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
         z = _widen(logits)
         absent = self.psi(-z)
-        losses = self.psi(_calm(z, unused)) - absent + absent.sum(1, keepdim=True)
+        losses = self.psi(_calm(z, unused)) + sum_of_others(absent)
         return losses / z.shape[1] if self.mean else losses
 
     def _over_classes(self, losses: Tensor) -> Tensor:
@@ -145,21 +148,25 @@ def _index_target(
 ) -> tuple[Tensor, Tensor]:
     """Losses of shape ``target`` and what a mean divides by."""
     logits, target, unbatched = check_index_target(input, target)
-    ignored = target == ignore_index
-    target = target.masked_fill(ignored, 0)
+    if label_smoothing > 0:
+        logits = _widen(logits)  # once, so that both parts' gradients meet in float32
+    ignored = _ignored(target, ignore_index)
+    target = quiet(target, ignored)
     losses = rows.hard(logits, target, ignored)
     if weight is not None:
         weight = weight.to(losses.dtype)
-        used = weight[target].masked_fill(ignored, 0)
-        losses, count = losses * used, used.sum()
+        used = quiet(weight[target], ignored)
+        losses, count = times(used, losses), used.sum()
+    elif ignored is None:
+        count = torch.tensor(losses.numel())
     else:
         count = (~ignored).sum()
     if label_smoothing > 0:
         every = rows.soft(logits, _zero_weight(logits, weight))
         if weight is not None:
-            every = every * _per_class(weight, every)
-        losses = (1 - label_smoothing) * losses + label_smoothing * every.mean(1)
-    losses = losses.masked_fill(ignored, 0)
+            every = times(_per_class(weight, every), every)
+        losses = times(1 - label_smoothing, losses) + label_smoothing * every.mean(1)
+    losses = quiet(losses, ignored)
     return (losses.squeeze(0) if unbatched else losses), count
 
 
@@ -176,7 +183,7 @@ def _probability_target(
         target = target * (1 - label_smoothing) + label_smoothing / target.shape[1]
     if weight is not None:
         target = target * _per_class(weight.to(target.dtype), target)
-    losses = (rows.soft(input, target == 0) * target).sum(1)
+    losses = times(target, rows.soft(input, target == 0)).sum(1)
     return losses, torch.tensor(losses.numel(), device=losses.device)
 
 
@@ -199,12 +206,11 @@ def binary_loss(
         )
     z = _widen(input)
     target = target.to(z.dtype)
-    present = target * psi(_calm(z, target == 0))
-    if pos_weight is not None:
-        present = present * pos_weight.to(z.dtype)
-    losses = present + (1 - target) * psi(-_calm(z, target == 1))
+    positive = target if pos_weight is None else target * pos_weight.to(z.dtype)
+    losses = times(positive, psi(_calm(z, target == 0)))
+    losses = losses + times(1 - target, psi(-_calm(z, target == 1)))
     if weight is not None:
-        losses = losses * weight.to(z.dtype)
+        losses = times(weight.to(z.dtype), losses)
     if reduction != "none":
         losses = losses.mean() if reduction == "mean" else losses.sum()
     return _narrow(losses, input)
@@ -219,8 +225,29 @@ def check_reduction(reduction: str) -> None:
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing <= 1:
-        raise InputError(f"label_smoothing must lie in [0, 1]; got {label_smoothing}.")
+    if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing must be a number in [0, 1]; got {label_smoothing!r}.")
+
+
+def sum_of_others(x: Tensor) -> Tensor:
+    """Σ_{j≠k} x_j for every class k, without taking x_k from a total that it may dominate."""
+    nothing = torch.zeros_like(x[:, :1])
+    before = torch.cat([nothing, x[:, :-1].cumsum(1)], 1)
+    after = torch.cat([x[:, 1:].flip(1).cumsum(1).flip(1), nothing], 1)
+    return before + after
+
+
+def quiet(x: Tensor, ignored: Tensor | None) -> Tensor:
+    """``x`` with 0 in the ignored places."""
+    return x if ignored is None else x.masked_fill(ignored, 0)
+
+
+def _ignored(target: Tensor, ignore_index: int) -> Tensor | None:
+    """Mask of the rows to skip; None where a look at the targets shows that there are none."""
+    span = target_span(target)
+    if span is not None and not span[0] <= ignore_index <= span[1]:
+        return None
+    return target == ignore_index
 
 
 def _calm(a: Tensor, unused: Tensor | None) -> Tensor:

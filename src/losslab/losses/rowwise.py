@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from losslab.errors import InputError
 from losslab.logodds import all_log_odds, target_log_odds
-from losslab.losses.reduction import OddsRows, Psi, _widen, check_reduction
+from losslab.losses.psi import cross_entropy, expectation
+from losslab.losses.reduction import OddsRows, Psi, _widen, check_reduction, quiet, sum_of_others
 
 
 @dataclass(frozen=True)
@@ -24,29 +25,24 @@ class SquaredErrorRows:
 
     mirror: bool = False
 
-    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
-        wrong = torch.sigmoid(-target_log_odds(logits, target).masked_fill(ignored, 0))
+    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
+        logits = _widen(logits)  # once, so that both parts' gradients meet in float32
+        wrong = expectation(quiet(target_log_odds(logits, target), ignored))
         if self.mirror:
             return 4 * wrong - logits.shape[1]
-        others = torch.softmax(_widen(logits), 1).scatter(1, target.unsqueeze(1), 0)
+        others = torch.softmax(logits, 1).scatter(1, target.unsqueeze(1), 0)
         return wrong.square() + others.square().sum(1)
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
-        wrong = torch.sigmoid(-all_log_odds(logits))
+        logits = _widen(logits)
+        wrong = expectation(all_log_odds(logits))
         if self.mirror:
             return 4 * wrong - logits.shape[1]
-        squares = torch.softmax(_widen(logits), 1).square()
-        # Σ_{j≠k} p_j², without subtracting the top class from a sum it dominates
-        top = squares.detach().argmax(1, keepdim=True)
-        is_top = torch.zeros_like(squares, dtype=torch.bool).scatter(1, top, True)
-        below = squares.masked_fill(is_top, 0)
-        rest = below.sum(1, keepdim=True)
-        others = torch.where(is_top, rest, squares.gather(1, top) + (rest - below))
-        return wrong.square() + others
+        return wrong.square() + sum_of_others(torch.softmax(logits, 1).square())
 
 
 def _twice_wrong(a: Tensor) -> Tensor:
-    return 2 * torch.sigmoid(-a)
+    return 2 * expectation(a)
 
 
 @dataclass(frozen=True)
@@ -69,18 +65,25 @@ class MaximumProbabilityRows:
     Slope: not a function of p alone.
     """
 
-    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
-        a = target_log_odds(logits, target).masked_fill(ignored, 0)
-        p = torch.softmax(_widen(logits), 1)
-        lead = p.amax(1) - p.gather(1, target.unsqueeze(1)).squeeze(1)
-        return lead * nn.functional.softplus(-a, threshold=40.0)
+    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
+        z = _widen(logits)
+        a = quiet(target_log_odds(z, target), ignored)
+        lead = self._lead(z, z.gather(1, target.unsqueeze(1))).squeeze(1)
+        return self._scaled(cross_entropy(a), lead)
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
-        log_p = torch.log_softmax(_widen(logits), 1)
-        if unused is not None:
-            log_p = log_p.masked_fill(unused & log_p.isinf(), 0)
-        p = log_p.exp()
-        return (p.amax(1, keepdim=True) - p) * -log_p
+        z = _widen(logits)
+        return self._scaled(-torch.log_softmax(z, 1), self._lead(z, z))
+
+    def _lead(self, z: Tensor, own: Tensor) -> Tensor:
+        """max_j p_j − p_k as p_max·(1 − exp(z_k − z_max)), which does not cancel."""
+        p_max = torch.softmax(z, 1).amax(1, keepdim=True)
+        return -p_max * torch.expm1(own - z.amax(1, keepdim=True))
+
+    def _scaled(self, nll: Tensor, lead: Tensor) -> Tensor:
+        """lead·nll; infinite with slope 0, not ∞·0, where −log p is infinite."""
+        hopeless = nll.isinf()
+        return (lead * nll.masked_fill(hopeless, 0)).masked_fill(hopeless, math.inf)
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,11 @@ class ComplementEntropyRows:
     Slope: ∂/∂z_y is 0.
     """
 
-    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+    def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         z = _widen(logits)
         classes = z.shape[1]
         if classes < 3:
-            return (z * 0).sum(1)  # at most one wrong class: nothing to flatten
+            return (z.masked_fill(z.isinf(), 0) * 0).sum(1)  # no two wrong classes to flatten
         index = target.unsqueeze(1)
         log_q = torch.log_softmax(z.scatter(1, index, -math.inf), 1).scatter(1, index, 0)
         log_q = log_q.masked_fill(log_q == -math.inf, 0)
@@ -122,6 +125,12 @@ def mahalanobis_centers(num_classes: int, dim: int, scale: float = 10.0) -> Tens
 
     Returns:
         (C, dim) float tensor.
+
+    Example:
+        >>> import losslab
+        >>> losslab.mahalanobis_centers(2, 1, scale=3)
+        tensor([[ 3.],
+                [-3.]])
 
     Source: Pang et al. 2018, algorithm 1; used in equation 5 of Battash et al.
     """
@@ -174,7 +183,8 @@ class MaxMahalanobisCenterLoss(nn.Module):
         self.register_buffer("centers", mahalanobis_centers(num_classes, num_features, scale))
 
     def forward(self, features: Tensor, target: Tensor) -> Tensor:
-        losses = (features - self.centers[target]).square().sum(1) / 2
+        centers = nn.functional.embedding(target, self.centers)  # refuses negative classes
+        losses = (features - centers).square().sum(1) / 2
         if self.reduction == "none":
             return losses
         return losses.mean() if self.reduction == "mean" else losses.sum()

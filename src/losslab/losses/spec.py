@@ -21,7 +21,7 @@ from losslab import schedules
 from losslab.errors import InputError, nearest
 from losslab.losses import api, margins, modules
 from losslab.losses import reduction as r
-from losslab.losses.catalog import find
+from losslab.losses.catalog import ALIASES, CATALOG, find
 
 _SCHEDULES: dict[str, Callable[..., Any]] = {
     "phases": schedules.phases,
@@ -75,13 +75,26 @@ def loss(spec: str, **options: Any) -> nn.Module:
     if not isinstance(spec, str):
         raise InputError(f"a spec is a string such as 'mixed(focus=0.3)'; got {spec!r}.")
     try:
-        tree = ast.parse(spec.strip(), mode="eval")
+        return _Reader(_short(spec), options).loss(_parsed(spec))
+    except (RecursionError, MemoryError, OverflowError):
+        raise InputError(
+            f"Cannot read the loss spec {_short(spec)!r}: it is nested too deeply, or holds a "
+            "number that is too large."
+        ) from None
+
+
+def _parsed(spec: str) -> ast.expr:
+    try:
+        return ast.parse(spec.strip(), mode="eval").body
     except (SyntaxError, ValueError):
         raise InputError(
-            f"Cannot read the loss spec {spec!r}. Expected a name with parameters, such as "
+            f"Cannot read the loss spec {_short(spec)!r}. Expected a name with parameters, such as "
             "'encouraging(log_end=0.5)', or a sum, such as 'cross_entropy + 0.5*expectation'."
         ) from None
-    return _Reader(spec, options).loss(tree.body)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else text[:100] + " …"
 
 
 class _Reader:
@@ -118,20 +131,23 @@ class _Reader:
                 f"{name}(…) in {self.spec!r} is a schedule, not a loss: it stands for a "
                 f"parameter's value, such as mixed(focus={name}(…))."
             )
-        values = {k.arg: self.value(k.value) for k in keywords if k.arg}
+        values = self._keywords(keywords)
         if name in _WRAPPERS:
             return self._wrapped(name, args, values)
         try:
-            row, renamed = find(name)
+            row, renamed = find(_short(name))
         except InputError:
-            close = nearest(name, _WRAPPERS)
-            if not close:
+            close = nearest(name.lower(), [*CATALOG, *ALIASES, *_WRAPPERS])
+            if not any(wrapper in close for wrapper in _WRAPPERS):
                 raise
             raise InputError(f"Unknown loss {name!r} in {self.spec!r}.{close}") from None
         if args:
             example = row.parameters[0].name if row.parameters else None
             hint = f"write {row.name}({example}=…)" if example else f"{row.name} takes none"
             raise InputError(f"Parameters in {self.spec!r} must be named: {hint}.")
+        for key in values:
+            if renamed.get(key) in values:
+                raise InputError(f"{name}: {key} and {renamed[key]} are the same; give one.")
         values = {renamed.get(k, k): v for k, v in values.items()}
         row.check(values)  # refuses options here: they belong to loss(), not to the spec
         return getattr(api, row.module_name)(**values, **self.options)
@@ -161,6 +177,15 @@ class _Reader:
             raise InputError(f"{name} in {self.spec!r} also needs {', '.join(missing)}=….")
         return _WRAPPERS[name](inner, **values)
 
+    def _keywords(self, keywords: list[ast.keyword]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for keyword in keywords:
+            if keyword.arg is None or keyword.arg in values:
+                again = "**" if keyword.arg is None else f"a second {keyword.arg}="
+                raise InputError(f"Cannot read {again} in the loss spec {self.spec!r}.")
+            values[keyword.arg] = self.value(keyword.value)
+        return values
+
     def value(self, node: ast.expr) -> Any:
         number = self._number(node)
         if number is not None:
@@ -184,7 +209,7 @@ class _Reader:
         try:
             return _SCHEDULES[name](
                 *(self.value(a) for a in node.args),
-                **{k.arg: self.value(k.value) for k in node.keywords if k.arg},
+                **self._keywords(node.keywords),
             )
         except TypeError:
             raise InputError(
@@ -205,8 +230,9 @@ class _Reader:
         return None
 
     def _unreadable(self, node: ast.expr) -> InputError:
+        text = _short(ast.unparse(node))
         return InputError(
-            f"Cannot read {ast.unparse(node)!r} in the loss spec {self.spec!r}. A spec is a name "
-            "with named parameters, or a sum of such with numeric factors, such as "
+            f"Cannot read {text!r} in the loss spec {self.spec!r}. A spec is a name with named "
+            "parameters, or a sum of such with numeric factors, such as "
             "'cross_entropy + 0.5*expectation'."
         )

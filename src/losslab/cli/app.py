@@ -1,0 +1,48 @@
+"""The verbs of ``losslab``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from losslab.cli.compare import compare
+from losslab.cli.explain import explain
+from losslab.cli.losses import losses
+from losslab.cli.report import report
+from losslab.cli.tasks import tasks
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Classification losses, and an honest test of whether they help your model.\n\n"
+    "Start with: [bold]losslab compare --task digits --loss cross_entropy --loss encouraging"
+    "[/bold]",
+)
+for verb in (compare, report, losses, explain, tasks):
+    app.command()(verb)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import torch
+
+        import losslab
+
+        typer.echo(f"losslab {losslab.__version__}, torch {torch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def losslab_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print versions and exit."
+        ),
+    ] = False,
+) -> None:
+    pass

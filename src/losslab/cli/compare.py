@@ -1,0 +1,346 @@
+"""``losslab compare``: the main job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from losslab.experiment import Comparison, Task
+
+_DATA = "Data"
+_TRAINING = "Training"
+_DECISION = "Decision"
+_OUTPUT = "Output"
+
+
+def compare(
+    task: Annotated[
+        str,
+        typer.Option(
+            help="digits, mnist, fashion-mnist, a table (.csv, .parquet), a folder of images by "
+            "class, or your own task.py; see losslab tasks"
+        ),
+    ],
+    loss: Annotated[
+        list[str],
+        typer.Option(help="A loss, or LABEL:LOSS; the first is the baseline. Give at least two."),
+    ],
+    seeds: Annotated[str, typer.Option(help="How many seeds (10), or which (0,3,7 or 5-14)")] = "5",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the comparison, new or to go on with; default losslab-runs/TASK-HASH",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the data files", rich_help_panel=_DATA)
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Table: the column to predict", rich_help_panel=_DATA)
+    ] = None,
+    train_size: Annotated[
+        int | None, typer.Option(help="Keep so many training examples", rich_help_panel=_DATA)
+    ] = None,
+    split_seed: Annotated[
+        int,
+        typer.Option(help="Decides the split; one for all runs", rich_help_panel=_DATA),
+    ] = 0,
+    validation_fraction: Annotated[
+        float | None, typer.Option(help="Share held out for validation", rich_help_panel=_DATA)
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Folder of images: side in pixels", rich_help_panel=_DATA)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="linear, mlp or cnn", rich_help_panel=_TRAINING)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data", rich_help_panel=_TRAINING)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples a step", rich_help_panel=_TRAINING)
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate", rich_help_panel=_TRAINING)
+    ] = None,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Label smoothing of every loss", rich_help_panel=_TRAINING)
+    ] = 0.0,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, mps", rich_help_panel=_TRAINING)
+    ] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads; default 1 for small models on tables, else all",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="What the verdict is about: accuracy, balanced_accuracy, nll, brier, ece",
+            rich_help_panel=_DECISION,
+        ),
+    ] = "accuracy",
+    select: Annotated[
+        str,
+        typer.Option(
+            help="Which epoch of a run counts: last, or validation_selected",
+            rich_help_panel=_DECISION,
+        ),
+    ] = "last",
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference not worth having, in the metric's unit; default 0.005 "
+            "(half a point) of accuracy",
+            rich_help_panel=_DECISION,
+        ),
+    ] = None,
+    matched_gradient: Annotated[
+        bool,
+        typer.Option(
+            "--matched-gradient",
+            help="Also run the baseline at learning rate × V_loss/V_baseline: is it only the "
+            "larger step?",
+            rich_help_panel=_DECISION,
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress", rich_help_panel=_OUTPUT)
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the summary as JSON, only", rich_help_panel=_OUTPUT),
+    ] = False,
+) -> None:
+    """Compare losses on a task with paired seeds, and say whether the difference is real.
+
+    The same seed gives every loss the same initial weights, batch order and augmentation. Ctrl-C
+    keeps all finished runs; the same command goes on, also with more losses or seeds.
+
+    Examples:
+
+        losslab compare --task digits --loss cross_entropy --loss encouraging --seeds 10
+        losslab compare --task digits --loss cross_entropy --loss expectation --matched-gradient
+        losslab compare --task mnist --data-dir data --loss cross_entropy --loss focal --epochs 3
+        losslab compare --task iris.csv --target species --loss cross_entropy --loss encouraging
+        losslab compare --task my_task.py --loss cross_entropy --loss "el:encouraging(log_end=1)"
+
+    Exit status: 0 done, 2 bad input, 3 done but runs diverged, 130 interrupted.
+    """
+    import torch
+
+    from losslab.errors import InputError
+    from losslab.experiment import Comparison, Interrupted, run
+    from losslab.experiment.tasks import TaskOptions, build_task
+
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads must be at least 1; got {threads}.")
+    _check_device(device)
+    losses = [_labelled(text) for text in loss]
+    options = TaskOptions(
+        data_dir=data_dir,
+        target=target,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        model=model,
+        split_seed=split_seed,
+        train_size=train_size,
+        validation_fraction=validation_fraction,
+        image_size=image_size,
+    )
+    built = build_task(task, options)
+    torch.set_num_threads(threads or _fitting_threads(built))
+    comparison = Comparison(
+        task=built,
+        losses=losses,
+        out=out or _default_folder(built, label_smoothing),
+        seeds=_seeds(seeds),
+        matched_gradient=matched_gradient,
+        metric=metric,
+        selection=select,
+        margin=margin,
+        device=device,
+        loss_options={"label_smoothing": label_smoothing} if label_smoothing else {},
+        command=shlex.join(["losslab", *sys.argv[1:]]),
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with _progress(quiet or as_json, len(comparison.seeds)) as watch:
+            summary = run(comparison, watch)
+    except Interrupted as stop:
+        print(
+            f"Stopped with {stop.done} of {stop.total} runs finished; they are kept in "
+            f"{comparison.out}. The same command goes on from there.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    _finish(comparison, summary, as_json)
+    if any(summary["diverged"].values()):
+        raise typer.Exit(3)
+
+
+def _finish(comparison: Comparison, summary: dict[str, Any], as_json: bool) -> None:
+    from rich.console import Console
+
+    from losslab.report import print_table, write_report
+
+    page = write_report(Path(comparison.out))
+    if as_json:
+        typer.echo(json.dumps(summary, ensure_ascii=False, indent=1))
+    else:
+        print_table(summary, Console(), report=page)
+
+
+def _labelled(text: str) -> tuple[str, str]:
+    """``LABEL:LOSS`` or ``LOSS``, which labels itself by its canonical spec."""
+    import losslab
+
+    label, colon, spec = text.partition(":")
+    if not colon:
+        return losslab.loss(text).spec, text  # type: ignore[return-value]
+    losslab.loss(spec)
+    return label.strip(), spec
+
+
+def _seeds(text: str) -> list[int]:
+    """``10`` -> 0 … 9; ``0,3,7`` and ``5-14`` -> those."""
+    from losslab.errors import InputError
+
+    try:
+        if re.fullmatch(r"\d+-\d+", text):
+            first, last = (int(x) for x in text.split("-"))
+            seeds = list(range(first, last + 1))
+        elif "," in text:
+            seeds = [int(x) for x in text.split(",")]
+        else:
+            seeds = list(range(int(text)))
+    except ValueError:
+        seeds = []
+    if not seeds:
+        raise InputError(
+            f"--seeds must be how many seeds (10) or which ones (0,3,7 or 5-14); got {text!r}."
+        )
+    return seeds
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    from losslab.errors import InputError
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--device {device!r} cannot be used here: {reason} Try --device cpu."
+        ) from None
+
+
+def _fitting_threads(task: Task) -> int:
+    """One for small dense models, where waking a second thread costs more than it saves."""
+    import torch
+
+    inputs = task.train[0][0]
+    work = 2 * task.batch_size * sum(p.numel() for p in task.model().parameters())
+    small = torch.is_tensor(inputs) and inputs.dim() == 1 and work < 1e8
+    return 1 if small else torch.get_num_threads()
+
+
+def _default_folder(task: Task, label_smoothing: float) -> Path:
+    """One folder a task and setting, so that more losses or seeds join the runs already there."""
+    decisive = [task.description, task.epochs, task.batch_size, label_smoothing]
+    text = json.dumps(decisive, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(task.name).name).strip("-") or "task"
+    return Path("losslab-runs") / f"{name}-{digest}"
+
+
+class _progress:
+    """Bars over runs and epochs on standard error, with the time left; silent when asked."""
+
+    def __init__(self, silent: bool, seeds: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.console = Console(stderr=True)
+        self.silent = silent
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            disable=silent or not self.console.is_terminal,
+        )
+        self.plain = not silent and not self.console.is_terminal
+
+    def __enter__(self) -> _progress:
+        self.bars.start()
+        self.runs = self.bars.add_task("runs", total=None, note="")
+        self.epochs = self.bars.add_task("epochs", total=None, note="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, event: Any) -> None:
+        from losslab.experiment import EpochDone, RunFinished, RunStarted, Started
+
+        match event:
+            case Started():
+                self._started(event)
+            case RunStarted():
+                name = f"{event.label}, seed {event.seed}"
+                self.bars.update(self.epochs, total=event.epochs, completed=0, note=name)
+            case EpochDone():
+                self.bars.update(self.epochs, advance=1)
+                self.bars.update(self.runs, note=f"{_time(event.seconds_left)} left")
+            case RunFinished():
+                self.bars.update(self.runs, completed=event.number)
+                self._finished(event)
+
+    def _started(self, event: Any) -> None:
+        self.bars.update(self.runs, total=event.total, completed=event.done)
+        if self.silent:
+            return
+        known = f", {event.done} already finished" if event.done else ""
+        self.console.print(
+            f"{event.total} runs{known}, in {event.folder}", markup=False, soft_wrap=True
+        )
+        for label, reason in event.skipped_controls.items():
+            self.console.print(f"note: {label}: {reason}", markup=False, soft_wrap=True)
+
+    def _finished(self, event: Any) -> None:
+        if event.status != "finished" and not self.silent:
+            self.console.print(
+                f"warning: {event.label}, seed {event.seed} diverged: {event.reason}",
+                markup=False,
+                soft_wrap=True,
+            )
+        elif self.plain and (event.number == event.total or event.number % 10 == 0):
+            self.console.print(
+                f"{event.number} of {event.total} runs, {_time(event.seconds_left)} left",
+                markup=False,
+            )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

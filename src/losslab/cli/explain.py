@@ -1,0 +1,117 @@
+"""``losslab explain``: a loss's card and its curves."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from losslab.losses.explain import Card
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def explain(
+    specs: Annotated[
+        list[str], typer.Argument(metavar="SPEC...", help="Losses; see losslab losses")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to draw: .png, .svg or .pdf; default losslab-SPEC.png"),
+    ] = None,
+    figure: Annotated[bool, typer.Option(help="Draw the curves.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of cards.")] = False,
+) -> None:
+    """Print a loss's card and draw loss and |∂L/∂z_y| against p, the probability of the true class.
+
+    Several losses are drawn into one figure.
+
+    Examples:
+
+        losslab explain 'encouraging(log_end=0.5)'
+        losslab explain cross_entropy 'encouraging(log_end=0.5)' 'encouraging(log_end=1, eps=0)'
+        losslab explain 'mixed(focus=0.3)' --no-figure
+    """
+    import losslab
+    from losslab.errors import InputError
+    from losslab.losses.explain import card
+
+    if out is not None and out.suffix not in _SUFFIXES:
+        raise InputError(f"--out must end in {', '.join(_SUFFIXES)}; got {out}.")
+    modules = [losslab.loss(spec) for spec in specs]
+    cards = [card(module) for module in modules]
+    if as_json:
+        typer.echo(json.dumps([_jsonable(c) for c in cards], ensure_ascii=False, indent=1))
+    else:
+        typer.echo("\n\n".join(text(c) for c in cards))
+    if figure:
+        path = out or Path(f"losslab-{_slug('-'.join(c.spec for c in cards))}.png")
+        draw(dict(zip((c.spec for c in cards), modules, strict=True)), path)
+        typer.echo(f"\nCurves: {path}", err=as_json)
+
+
+def text(card: Card) -> str:
+    """The card as lines of text."""
+    unit = "" if card.is_psi else "  (on two classes: not a function of p alone)"
+    rows = [
+        ("formula", card.formula),
+        ("slope ψ'(a)", f"{_n(card.slope_hopeless)} for hopeless examples (p → 0), "
+         f"{_n(card.slope_settled)} for settled ones (p → 1){unit}"),
+        ("values", f"{_n(card.lower_bound)} to {_n(card.upper_bound)}"
+         f" ({'bounded' if card.bounded else 'unbounded'})"),
+        ("convex in a", _yes(card.convex)),
+        ("calibrated", f"{_yes(card.calibrated)} (binary classification calibration)"),
+        ("|∂L/∂z_y| peaks", f"at p = {card.peak:.3g}, where it is {_n(card.peak_slope)}"),
+        ("gradient volume", _volume(card)),
+    ]  # fmt: skip
+    rows += [("parameter", f"{n} in {domain}: {meaning}") for n, domain, meaning in card.parameters]
+    rows += [("identity", identity) for identity in card.identities]
+    rows += [
+        (name, value) for name, value in (("note", card.note), ("source", card.source)) if value
+    ]
+    return "\n".join([card.spec, *(f"  {name:<16} {value}" for name, value in rows)])
+
+
+def draw(losses: dict, path: Path) -> None:
+    """Loss and |∂L/∂z_y| against p for each module, into one file."""
+    import torch
+
+    from losslab.losses.explain import curves
+    from losslab.report.figures import loss_shapes
+
+    p = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    shapes = {spec: (p, *curves(module, p)) for spec, module in losses.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    loss_shapes(shapes).savefig(path, dpi=150)
+
+
+def _volume(card: Card) -> str:
+    if card.volume is None:
+        return "not defined (not a function of p alone)"
+    return f"V = {_n(card.volume)}, {_n(card.volume_ratio or 0)} × that of cross-entropy"
+
+
+def _n(x: float) -> str:
+    """A number, short; no −0."""
+    if math.isinf(x):
+        return "∞" if x > 0 else "−∞"
+    return f"{x + 0.0:.4g}" if abs(x) > 1e-12 else "0"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _jsonable(card: Card) -> dict:
+    values = {**asdict(card), "bounded": card.bounded}
+    return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in values.items()}
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")[:80]

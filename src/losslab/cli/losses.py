@@ -1,0 +1,69 @@
+"""``losslab losses``: the catalogue as a table."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def losses(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List every loss: formula, parameters with their domains, aliases, source.
+
+    Examples:
+
+        losslab losses
+        losslab losses --json | python -m json.tool
+    """
+    from losslab.losses.catalog import ROWS
+
+    if as_json:
+        rows = [
+            {
+                "name": row.name,
+                "formula": row.formula,
+                "parameters": [
+                    {"name": p.name, "default": p.default, "domain": p.domain, "meaning": p.meaning}
+                    for p in row.parameters
+                ],
+                "aliases": list(row.aliases),
+                "module": row.module_name,
+                "function": row.function_name,
+                "source": row.source,
+            }
+            for row in ROWS
+        ]
+        typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    _print_table()
+
+
+def _print_table() -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from losslab.losses.catalog import ROWS
+
+    table = Table(box=box.SIMPLE, show_lines=False, pad_edge=False)
+    table.add_column("Loss", style="bold", overflow="fold")
+    table.add_column("Formula, p = probability of the true class", overflow="fold")
+    table.add_column("Parameters", overflow="fold")
+    table.add_column("Also called", overflow="fold")
+    for row in ROWS:
+        parameters = [f"{p.shown} in {p.domain}" for p in row.parameters]
+        table.add_row(row.name, row.formula, "\n".join(parameters), ", ".join(row.aliases))
+    console = Console()
+    console.print(table)
+    console.print(
+        "Sums and multiples are losses too: 'cross_entropy + 0.5*expectation'. Wrappers: "
+        "one_vs_rest(LOSS), complement_objective(LOSS), additive_margin(LOSS, …), "
+        "ldam(LOSS, counts=[…]), logit_adjustment(LOSS, counts=[…]). Schedules stand for values: "
+        "mixed(focus=phases(0, 0.1, 0.2, 0.3, 0.4, 0.5)), encouraging(rho=deferred(1, 0.5)). "
+        "More on one: losslab explain 'encouraging(log_end=0.5)'",
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,221 @@
+"""From records to verdicts: pairs by seed, oriented differences, and what was left out.
+
+- A **pair** is a loss and the baseline with the same seed. A seed that one of them lacks (the
+  comparison was interrupted) is left out for that loss and listed under ``missing``.
+- **Orientation**: differences are loss − baseline for accuracies, baseline − loss for NLL, Brier
+  score and ECE, so that larger is better.
+- **Margin and energy are descriptive.** A loss with a bonus widens margins by its very definition,
+  so a larger margin is neither good nor bad: their differences are loss − baseline with interval
+  and p-value, but their verdict reads ``descriptive``.
+- **Diverged runs are not averaged away.** A diverged run counts, in both accuracies, for what
+  always answering the commonest training class scores on the test set, since that is what its user
+  is left with. The other metrics do not exist for it: the pair is left out and counted in
+  ``left_out``. The seeds are listed under ``diverged``.
+- **Controls** (the baseline at a matched learning rate) are compared with the baseline as a family
+  of their own, so that they do not weaken the correction over the losses; ``against_control`` holds
+  each loss − its control, another family.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from losslab.errors import InputError
+from losslab.experiment import records
+from losslab.metrics import METRICS
+
+SELECTIONS = ("last", "validation_selected", "best_on_test")
+DEFAULT_MARGINS = {
+    "accuracy": 0.005,
+    "balanced_accuracy": 0.005,
+    "nll": 0.01,
+    "brier": 0.005,
+    "ece": 0.005,
+}
+"""The largest difference not worth having, by metric: half a point, a hundredth of a nat, …"""
+
+SMALLER_IS_BETTER = frozenset({"nll", "brier", "ece"})
+DESCRIPTIVE = frozenset({"margin", "energy"})
+_PERCENT = frozenset({"accuracy", "balanced_accuracy", "ece"})
+
+Records = Mapping[str, Mapping[int, dict[str, Any]]]
+
+
+def summarize_folder(folder: str | Path) -> dict[str, Any]:
+    """The summary of whatever a folder holds so far; writes nothing."""
+    comparison, planned = load_planned(folder)
+    return summarize(comparison, planned)
+
+
+def load_planned(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A folder's configuration, and the finished runs that belong to it, in the order of the plan.
+
+    Other runs that the folder may hold (a loss since dropped from the command) are left out. Each
+    record carries the label that the configuration gives its loss now.
+    """
+    folder = Path(folder)
+    comparison = records.load_comparison(folder)
+    if comparison is None:
+        raise InputError(
+            f"Expected {folder} to be the folder of a comparison, but it has no comparison.json; "
+            "pass the folder that `losslab compare` wrote."
+        )
+    arms = {arm["label"]: arm for arm in comparison["losses"]}
+    planned = []
+    for position in range(len(comparison["seeds"])):
+        for label, runs in comparison["runs"].items():
+            record = records.find_record(folder, runs[position])
+            if record is not None:
+                planned.append({**record, "loss": arms[label]})
+    return comparison, planned
+
+
+def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of a configuration and its records (see the module's text for the rules)."""
+    seeds, baseline = comparison["seeds"], comparison["baseline"]
+    runs: dict[str, dict[int, dict[str, Any]]] = {arm["label"]: {} for arm in comparison["losses"]}
+    for record in planned:
+        runs[record["loss"]["label"]][record["seed"]] = record
+    controls = {a["control_for"]: a["label"] for a in comparison["losses"] if a["control_for"]}
+    losses = [label for label in runs if label not in controls.values() and label != baseline]
+
+    comparisons: dict[str, dict[str, Any]] = {}
+    against_control: dict[str, dict[str, Any]] = {}
+    table: dict[str, dict[str, Any]] = {}
+    for selection in SELECTIONS:
+        comparisons[selection], against_control[selection] = {}, {}
+        table[selection] = {label: {} for label in runs}
+        for metric in METRICS:
+            values = {
+                label: {seed: _value(of[seed], selection, metric, comparison) for seed in of}
+                for label, of in runs.items()
+            }
+            judge = _Judge(comparison, metric, values)
+            comparisons[selection][metric] = {
+                **judge.compare({label: baseline for label in losses}),
+                **judge.compare({label: baseline for label in controls.values()}),
+            }
+            against_control[selection][metric] = judge.compare(controls)
+            for label in runs:
+                table[selection][label][metric] = _mean_and_sd(values[label])
+
+    diverged = {
+        label: [seed for seed in of if of[seed]["status"] == "diverged"]
+        for label, of in runs.items()
+    }
+    missing = {label: [seed for seed in seeds if seed not in of] for label, of in runs.items()}
+    return {
+        "schema": records.SCHEMA,
+        **{key: comparison[key] for key in _COPIED},
+        "margins": {metric: _margin(comparison, metric) for metric in DEFAULT_MARGINS},
+        "controls": controls,
+        "comparisons": comparisons,
+        "against_control": against_control,
+        "table": table,
+        "diverged": {label: found for label, found in diverged.items() if found},
+        "diverged_count_as": {metric: comparison["chance"][metric] for metric in _COUNTED},
+        "missing": {label: found for label, found in missing.items() if found},
+    }
+
+
+_COPIED = (
+    "task",
+    "baseline",
+    "metric",
+    "selection",
+    "margin",
+    "seeds",
+    "command",
+    "skipped_controls",
+)
+_COUNTED = ("accuracy", "balanced_accuracy")
+
+
+def _value(
+    record: Mapping[str, Any], selection: str, metric: str, comparison: Mapping[str, Any]
+) -> float | None:
+    """A run's test metric; of a diverged one, what it counts for, or None."""
+    if record["status"] == "diverged":
+        return comparison["chance"][metric] if metric in _COUNTED else None
+    value: float | None = record["results"][selection]["test"][metric]
+    return value
+
+
+def _margin(comparison: Mapping[str, Any], metric: str) -> float:
+    chosen: float = comparison["margin"]
+    return chosen if metric == comparison["metric"] else DEFAULT_MARGINS[metric]
+
+
+def _mean_and_sd(values: Mapping[int, float | None]) -> dict[str, Any]:
+    there = [value for value in values.values() if value is not None]
+    return {
+        "mean": statistics.fmean(there) if there else None,
+        "sd": statistics.stdev(there) if len(there) > 1 else None,
+        "n": len(there),
+    }
+
+
+class _Judge:
+    """Pairs and weighs the runs of a metric; ``values[label][seed]`` is None where it has none."""
+
+    def __init__(
+        self,
+        comparison: Mapping[str, Any],
+        metric: str,
+        values: Mapping[str, Mapping[int, float | None]],
+    ) -> None:
+        self.comparison, self.metric, self.values = comparison, metric, values
+
+    def compare(self, pairs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """For each label and what it is compared with: the comparison, ready for JSON."""
+        from losslab.experiment.statistics import compare_paired
+
+        if not pairs:
+            return {}
+        paired = {label: self._pair(label, other) for label, other in pairs.items()}
+        percent = self.metric in _PERCENT
+        descriptive = self.metric in DESCRIPTIVE
+        answers = compare_paired(
+            {label: list(differences.values()) for label, (differences, _) in paired.items()},
+            margin=1.0 if descriptive else _margin(self.comparison, self.metric),
+            resolution=self.comparison["resolution"].get(self.metric, 0.0),
+            unit="points" if percent else "nats" if self.metric == "nll" else "",
+            scale=100.0 if percent else 1.0,
+        )
+        answered = {}
+        for label, answer in answers.items():
+            entry = {**answer.as_dict(), "left_out": paired[label][1]}
+            if descriptive:
+                entry |= _descriptive(entry)
+            answered[label] = entry
+        return answered
+
+    def _pair(self, label: str, other: str) -> tuple[dict[int, float], list[int]]:
+        """Oriented differences by seed, and the seeds whose runs have no such metric."""
+        differences, left_out = {}, []
+        sign = -1.0 if self.metric in SMALLER_IS_BETTER else 1.0
+        for seed, value in self.values[label].items():
+            if seed not in self.values[other]:
+                continue
+            reference = self.values[other][seed]
+            if value is None or reference is None:
+                left_out.append(seed)
+            else:
+                differences[seed] = sign * (value - reference)
+        return differences, left_out
+
+
+def _descriptive(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a comparison that would judge, replaced by ones that only describe."""
+    if entry["verdict"] == "refused":
+        return {}
+    shown = "no number" if entry["mean"] is None else f"{entry['mean']:+.2f}"
+    return {
+        "p_equivalence": None,
+        "needed": None,
+        "verdict": "descriptive",
+        "sentence": f"descriptive: {shown} on average; larger is neither better nor worse",
+    }

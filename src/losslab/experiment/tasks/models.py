@@ -1,0 +1,65 @@
+"""The models of the built-in tasks: small, plain and quick on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Standardize(nn.Module):
+    """Numbers of any dtype -> float32 ``(x - mean) / std``, a mean and std for each channel.
+
+    As a model's first layer it lets images stay uint8 in memory, a quarter of float32.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs.to(self.mean.dtype) - self.mean) / self.std
+
+
+def mlp(inputs: int, num_classes: int, hidden: Sequence[int]) -> nn.Sequential:
+    """Flatten, then fully connected ReLU layers of the given widths; none makes it linear."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = inputs
+    for units in hidden:
+        layers += [nn.Linear(width, units), nn.ReLU()]
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, num_classes))
+
+
+def cnn(channels: int, size: int, num_classes: int, widths: Sequence[int]) -> nn.Sequential:
+    """Blocks of 3×3 convolution, batch norm, ReLU and 2×2 max-pooling, then one linear layer.
+
+    The weights lie channels-last in memory: on a CPU that halves the time of a step.
+
+    Args:
+        channels: Channels of the images.
+        size: Side of the images, at least ``2 ** len(widths)``.
+        num_classes: Number of logits.
+        widths: Channels of each block.
+    """
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels, size = width, size // 2
+    body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, num_classes))
+    return body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def standardized(mean: Sequence[float], std: Sequence[float], body: nn.Module) -> nn.Sequential:
+    """``body`` behind a `Standardize` layer."""
+    return nn.Sequential(Standardize(mean, std), body)

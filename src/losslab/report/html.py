@@ -1,0 +1,93 @@
+"""The report: one HTML file that opens anywhere, loads nothing, drawn from the run folder."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from losslab.experiment.records import write_atomically
+from losslab.report import charts, page
+from losslab.report.folder import RunFolder, read_folder
+from losslab.report.notices import notices
+from losslab.report.numbers import NONE, SELECTIONS
+from losslab.report.style import Style, styles
+from losslab.report.svg import swatch
+from losslab.report.verdicts import VERDICTS
+
+
+def write_report(folder: Path, *, out: Path | None = None) -> Path:
+    """Draws the report of a run folder and returns where it lies.
+
+    The page depends on the folder alone: the same folder gives the same bytes, whenever and however
+    often it is drawn. A folder whose comparison was interrupted gives a report of what is there.
+
+    Args:
+        folder: The folder that ``losslab compare`` wrote.
+        out: The file to write; ``FOLDER/report.html`` if not given.
+
+    Raises:
+        InputError: If the folder holds no comparison, or a file of it is damaged.
+
+    Example:
+        >>> write_report(Path("losslab-runs/digits"))  # doctest: +SKIP
+        PosixPath('losslab-runs/digits/report.html')
+    """
+    target = Path(folder) / "report.html" if out is None else Path(out)
+    write_atomically(target, render(read_folder(Path(folder))).encode())
+    return target
+
+
+def render(folder: RunFolder) -> str:
+    """The page as text."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["breakable"] = breakable
+    source = resources.files("losslab.report").joinpath("report.html").read_text(encoding="utf-8")
+    looks = styles(folder.labels, folder.controls)
+    return environment.from_string(source).render(**_words(folder), **_drawings(folder, looks))
+
+
+def breakable(label: str) -> Markup:
+    """A label that may break over lines after an underscore or other joint, escaped."""
+    joints = re.split(r"(?<=[_(,+*/=])", label)
+    return Markup("<wbr>").join(part for part in joints if part)
+
+
+def _words(folder: RunFolder) -> dict[str, Any]:
+    cards = page.cards(folder)
+    return {
+        "folder": folder,
+        "dash": NONE,
+        "title": page.title(folder),
+        "headline": page.headline(cards),
+        "facts": page.facts(folder),
+        "cards": cards,
+        "notices": notices(folder),
+        "margin": page.margin_text(folder),
+        "results": page.results(folder),
+        "selection": SELECTIONS[folder.selection].lower(),
+        "legend": VERDICTS.values(),
+        "other_metrics": page.other_metrics(folder),
+        "controls": page.controls(folder),
+        "per_seed": page.per_seed(folder),
+        "configuration": page.configuration(folder),
+        "environment": page.environment(folder),
+        "timings": page.timings(folder),
+        "command": str(folder.summary.get("command") or ""),
+    }
+
+
+def _drawings(folder: RunFolder, looks: dict[str, Style]) -> dict[str, Any]:
+    pairs = [label for control, of in folder.controls.items() for label in (of, control)]
+    return {
+        "swatches": {label: Markup(swatch(style)) for label, style in looks.items()},
+        "forest": charts.forest(folder, looks, folder.ordered),
+        "charts": charts.all_charts(folder, looks),
+        "controls_chart": charts.forest(folder, looks, pairs, name="paired-controls"),
+    }

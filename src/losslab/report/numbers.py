@@ -1,0 +1,158 @@
+"""How the numbers of a comparison are written: units, signs, digits, and what stands for "none".
+
+Records keep fractions (accuracy 0.974); people read percent (97.40 %) and, for differences,
+percentage points. Every table, figure and sentence of the report takes its format from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+NONE = "–"
+"""Stands where there is no number (no run finished, or it was not finite)."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is named, scaled and read."""
+
+    name: str
+    title: str
+    unit: str
+    difference_unit: str
+    scale: float
+    digits: int
+    larger_is_better: bool | None
+
+    @property
+    def direction(self) -> str:
+        """Which way is good, in words."""
+        if self.larger_is_better is None:
+            return "neither way is better"
+        return "higher is better" if self.larger_is_better else "lower is better"
+
+    @property
+    def short_unit(self) -> str:
+        """The unit of a difference, short enough for a table: ``pp`` for percentage points."""
+        return "pp" if self.difference_unit == "percentage points" else self.difference_unit
+
+    @property
+    def heading(self) -> str:
+        """Title with its unit: ``Accuracy, %``."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+_PERCENT = ("%", "percentage points", 100.0, 2)
+_ROWS = (
+    Metric("accuracy", "Accuracy", *_PERCENT, True),
+    Metric("balanced_accuracy", "Balanced accuracy", *_PERCENT, True),
+    Metric("nll", "NLL", "nats", "nats", 1.0, 4, False),
+    Metric("brier", "Brier", "", "", 1.0, 4, False),
+    Metric("ece", "ECE", *_PERCENT, False),
+    Metric("margin", "Mean margin", "logits", "logits", 1.0, 2, None),
+    Metric("energy", "Energy", "logits", "logits", 1.0, 2, None),
+)
+METRICS = {row.name: row for row in _ROWS}
+
+SELECTIONS = {
+    "last": "Last epoch",
+    "validation_selected": "Validation-selected",
+    "best_on_test": "Best on test (optimistic)",
+}
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name; an unknown one is shown as it is, larger taken as better."""
+    known = METRICS.get(name)
+    return known or Metric(name, name.replace("_", " "), "", "", 1.0, 4, True)
+
+
+def finite(value: Any) -> float | None:
+    """The value as a finite float, or None (null, NaN, infinite, or not a number)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def value_text(row: Metric, value: Any) -> str:
+    """A value in the metric's unit, without the unit: ``97.40``."""
+    number = finite(value)
+    return NONE if number is None else _minus(f"{number * row.scale:.{row.digits}f}")
+
+
+def mean_sd_text(row: Metric, entry: Mapping[str, Any] | None) -> str:
+    """``97.40 ± 0.31`` (unbroken after ±); the mean alone for a single run."""
+    if not entry or finite(entry.get("mean")) is None:
+        return NONE
+    mean = value_text(row, entry["mean"])
+    spread = finite(entry.get("sd"))
+    has_spread = spread is not None and entry.get("n", 2) > 1
+    return f"{mean} ±\u00a0{value_text(row, spread)}" if has_spread else mean
+
+
+def difference_text(row: Metric, value: Any) -> str:
+    """A signed difference in the metric's unit: ``+0.53`` or ``−0.10``; a plain ``0.00`` for 0."""
+    number = finite(value)
+    if number is None:
+        return NONE
+    text = f"{number * row.scale:+.{row.digits}f}"
+    return text[1:] if float(text) == 0 else _minus(text)
+
+
+def interval_text(row: Metric, low: Any, high: Any) -> str:
+    """``[+0.21, +0.85]``, or the dash when either end is missing."""
+    if finite(low) is None or finite(high) is None:
+        return NONE
+    return f"[{difference_text(row, low)}, {difference_text(row, high)}]"
+
+
+def size_text(row: Metric, value: Any) -> str:
+    """A size without a sign (a margin, a detectable difference): ``0.50``."""
+    number = finite(value)
+    return NONE if number is None else value_text(row, abs(number))
+
+
+def p_text(value: Any) -> str:
+    """A p-value: three digits, and never a false zero."""
+    number = finite(value)
+    if number is None:
+        return NONE
+    return "<0.001" if number < 0.001 else f"{number:.3f}"
+
+
+def share_text(value: Any) -> str:
+    """A probability in percent: ``93 %``; away from 0 and 100 unless it is exactly that."""
+    number = finite(value)
+    if number is None:
+        return NONE
+    if 0 < number < 0.01:
+        return "<1 %"
+    if 0.99 < number < 1:
+        return ">99 %"
+    return f"{100 * number:.0f} %"
+
+
+def seconds_text(value: Any) -> str:
+    """A duration: ``8.4 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    number = finite(value)
+    if number is None:
+        return NONE
+    if number < 59.95:
+        return f"{number:.1f} s"
+    minutes, seconds = divmod(round(number), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    hours, minutes = divmod(round(number / 60), 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def listing(items: Any) -> str:
+    """``1, 2, 3``: any few things in one line."""
+    return ", ".join(str(item) for item in items)

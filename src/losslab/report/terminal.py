@@ -1,0 +1,104 @@
+"""The verdicts as a table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from losslab.report.folder import comparisons_of
+from losslab.report.notices import summary_notices
+from losslab.report.numbers import (
+    NONE,
+    difference_text,
+    interval_text,
+    mean_sd_text,
+    metric,
+    p_text,
+)
+from losslab.report.verdicts import verdict, what_changed_most
+
+_ASCII = str.maketrans(
+    {"\u00a0": " ", "–": "-", "−": "-", "±": "+-", "≈": "~", "…": "...", "×": "x", "’": "'"}
+)
+
+
+def print_table(
+    summary: Mapping[str, Any], console: Console, *, report: Path | str | None = None
+) -> None:
+    """Prints each loss's verdict, difference, p-value and accuracy; then warnings and the report.
+
+    Colours and rules are left out where the output is not a terminal, symbols are spelled in ASCII
+    where its encoding has no others, and what a narrow terminal has no room for (accuracy, then p)
+    is left to the report.
+
+    Args:
+        summary: The content of ``summary.json``.
+        console: Where to print.
+        report: Where the HTML report lies, printed last.
+    """
+    printer = _Printer(console, summary)
+    console.print(printer.table())
+    for notice in summary_notices(summary):
+        console.print(printer.text(f"{notice.kind}: {notice.text}", "yellow"))
+    if report is not None:
+        console.print(printer.text(f"Report: {report}"), soft_wrap=True)
+
+
+class _Printer:
+    """Turns a summary into rich's objects: labels are never markup, symbols always encodable."""
+
+    def __init__(self, console: Console, summary: Mapping[str, Any]) -> None:
+        self.unicode = console.encoding.lower().replace("-", "").startswith("utf")
+        self.numbers = 3 if console.width >= 72 else 2 if console.width >= 54 else 1
+        self.ruled = console.is_terminal and self.unicode
+        self.metric = metric(summary["metric"])
+        self.comparisons = comparisons_of(summary)
+        self.means = summary["table"][summary["selection"]]
+        self.baseline = str(summary["baseline"])
+        self.controls = list(summary["controls"].values())
+
+    def text(self, content: str, style: str = "") -> Text:
+        if not self.unicode:
+            content = content.translate(_ASCII).encode("ascii", "replace").decode("ascii")
+        return Text(content, style=style)
+
+    def table(self) -> Table:
+        table = Table(box=box.SIMPLE_HEAD if self.ruled else None, pad_edge=False, show_edge=False)
+        table.add_column("Loss", overflow="fold", min_width=10)
+        table.add_column("Verdict", max_width=14)
+        change = "Difference" if self.metric.name == "accuracy" else self.metric.title
+        unit = self.metric.difference_unit.replace("percentage ", "% ")
+        headings = (f"{change}\n{unit}".rstrip(), "p\n(corr.)", "Accuracy\n%")
+        for heading in headings[: self.numbers]:
+            table.add_column(self.text(heading), justify="right", no_wrap=True)
+        ordered = what_changed_most(self.comparisons)
+        losses = [label for label in ordered if label not in self.controls]
+        for label in [self.baseline, *losses, *self.controls]:
+            table.add_row(*self._cells(label))
+        return table
+
+    def _cells(self, label: str) -> list[Text]:
+        entry = self.comparisons.get(label, {})  # the baseline has none
+        change = difference_text(self.metric, entry.get("mean"))
+        interval = interval_text(self.metric, entry.get("low"), entry.get("high"))
+        numbers = (
+            change if interval == NONE else f"{change}\n{interval}",
+            p_text(entry.get("p_adjusted")),
+            mean_sd_text(metric("accuracy"), self.means[label]["accuracy"]),
+        )
+        shown = [self.text(number) for number in numbers[: self.numbers]]
+        return [self.text(label), self._verdict(label, entry), *shown]
+
+    def _verdict(self, label: str, entry: Mapping[str, Any]) -> Text:
+        if label == self.baseline:
+            return self.text("baseline", "dim")
+        shown = verdict(entry["verdict"])
+        more = f"\n(~{entry['needed']} seeds)" if entry["needed"] else ""
+        symbol = shown.symbol if self.unicode else shown.ascii
+        return self.text(f"{symbol} {shown.word}{more}", shown.terminal)
