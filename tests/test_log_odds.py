@@ -74,7 +74,7 @@ def test_magnitude_of_1e4_loses_nothing(log_odds):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("n", "c"), [(7, 5), (33, 3), (3, 301)])
 def test_gradient(log_odds, piece, dtype, n, c):
-    """Oracle: g·(e_y − q) in float64. Break: a wrong row of g, a piece skipped, q not normalised."""
+    """Oracle: g·(e_y − q) in float64. Break: a wrong row of g, a skipped piece, a wrong q."""
     logits, target = random_case(n, c, scale=3.0, dtype=dtype)
     upstream = torch.randn(n, generator=torch.Generator().manual_seed(1))
     upstream = upstream.to(torch.float64 if dtype == torch.float64 else torch.float32)
@@ -94,10 +94,10 @@ def test_first_and_second_derivatives(log_odds, piece):
     assert gradgradcheck(lambda z: log_odds(z, target), logits)
 
 
-def test_hessian_is_minus_covariance(log_odds):
+def test_hessian_is_minus_covariance():
     """Oracle: losses.md, ∂²a/∂z² = −(diag q − q qᵀ). Break: a first-order-only backward."""
     logits, target = random_case(1, 5, scale=2.0)
-    hessian = torch.func.hessian(lambda z: log_odds(z[None], target)[0])(logits[0])
+    hessian = torch.func.hessian(lambda z: target_log_odds(z, target[0]))(logits[0])
     others = logits[0].clone()
     others[target] = -INF
     q = others.softmax(0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from losslab.errors import InputError
-from losslab.logodds.eager import _promote
+from losslab.logodds.eager import _promote, target_span
 from losslab.logodds.reference import target_log_odds_reference
 from losslab.logodds.select import choose
 
@@ -49,7 +49,8 @@ def target_log_odds(logits: Tensor, target: Tensor) -> Tensor:
     Source: the identity behind Zhao et al. 2022, equations 6–9.
     """
     logits, target, unbatched = check(logits, target)
-    log_odds = choose(logits)(logits, target)
+    check_range(target_span(target), logits.shape[1])
+    log_odds = choose()(logits, target)
     return log_odds.squeeze(0) if unbatched else log_odds
 
 
@@ -83,7 +84,7 @@ def all_log_odds(logits: Tensor) -> Tensor:
     log_p = torch.log_softmax(z, 1)
     below = log_p.masked_fill(is_top, -torch.inf)
     a = log_p - torch.log1p(-below.exp())
-    return torch.where(is_top, choose(z)(z, top.squeeze(1)).unsqueeze(1), a)
+    return torch.where(is_top, choose()(z, top.squeeze(1)).unsqueeze(1), a)
 
 
 def check(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, bool]:
@@ -106,6 +107,16 @@ def check(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, bool]:
             f"logits and target must be on one device; got {logits.device} and {target.device}."
         )
     return logits, target.long(), unbatched
+
+
+def check_range(span: tuple[int, int] | None, classes: int) -> None:
+    """Raise as ``F.cross_entropy`` does on the CPU; accelerators assert inside ``gather``."""
+    if span is not None and (span[0] < 0 or span[1] >= classes):
+        bad = span[0] if span[0] < 0 else span[1]
+        raise IndexError(
+            f"Target {bad} is out of bounds: class indices must lie in [0, {classes - 1}] for "
+            f"logits with {classes} classes (dimension 1). Mark rows to skip with ignore_index."
+        )
 
 
 def _describe(x: Tensor) -> str:

@@ -6,8 +6,8 @@ understands it, and ``torch.compile`` fuses it; run eagerly it would hold severa
 ``chunked`` is an autograd function that walks the rows in pieces that stay in the processor's
 cache and keeps only two numbers a row for the backward pass, m = max_{j≠y} z_j and
 s = Σ_{j≠y} exp(z_j − m). Its only (N, C) allocation is the gradient itself, which is why it beats
-``F.cross_entropy`` in time and memory. Where a second derivative is asked for it hands over to the
-differentiable formula.
+``F.cross_entropy`` in time and memory. Where a second derivative is asked for, it hands over to the
+differentiable formula; under torch.compile and torch.func ``composite`` is chosen instead.
 
 Both shift by m before anything is exponentiated and never add m and log s, so nothing cancels and
 nothing overflows. m is clamped to the finite range first (``_finite``): with that, infinite
@@ -44,80 +44,58 @@ def composite(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class _ChunkedLogOdds(torch.autograd.Function):
-    """(a, m, s) of each row; only a is differentiable, m and s are what backward needs."""
+    """Log-odds whose backward pass needs m and s of each row, and the logits again."""
 
     @staticmethod
-    def forward(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        _check_range(target, logits.shape[1])
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
         index = target.unsqueeze(1)
         pieces = _pieces(logits)
         if len(pieces) == 1:
             top, shift, total = _statistics(_promote(logits).scatter(1, index, -torch.inf))
         else:
             top, shift, total = _statistics_by_piece(logits, index, pieces)
+        ctx.save_for_backward(logits, target, shift, total)
+        ctx.save_for_forward(logits, target)
         # no competitor: top = −inf and log 0 = −inf, so the log-odds are +inf (or NaN) by itself
-        log_odds = logits.gather(1, index).sub(top).sub_(total.log())
-        return log_odds.squeeze(1), shift, total
+        return logits.gather(1, index).sub(top).sub_(total.log()).squeeze(1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
-        logits, target = inputs
-        _, top, total = output
-        ctx.mark_non_differentiable(top, total)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(logits, target, top, total)
-        ctx.save_for_forward(logits, target, top, total)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
-        if grad is None:
-            return None, None
-        logits, target, top, total = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True, or a torch.func transform
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, target, shift, total = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True
             return _differentiable_gradient(logits, target, grad), None
-        return _gradient(logits, target, top, total, grad), None
+        return _gradient(logits, target, shift, total, grad), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: Any) -> tuple[Tensor, None, None]:
-        logits, target, *_stats = ctx.saved_tensors
+    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
+        logits, target = ctx.saved_tensors
         unit = _differentiable_gradient(
             logits, target, torch.ones_like(target, dtype=tangent.dtype)
         )
-        return (unit * tangent).sum(1).to(_compute_dtype(logits.dtype)), None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, target: Tensor) -> Any:
-        """A row is a row: fold the mapped dimension into the batch."""
-        logits, target = (
-            x.movedim(d, 0) if d is not None else x.expand(info.batch_size, *x.shape)
-            for x, d in zip((logits, target), in_dims, strict=True)
-        )
-        batch = logits.shape[:2]
-        out = _ChunkedLogOdds.apply(logits.flatten(0, 1), target.flatten(0, 1))
-        return tuple(x.unflatten(0, batch) for x in out), (0, 0, 0)
+        return (unit * tangent).sum(1).to(_compute_dtype(logits.dtype))
 
 
 def chunked(logits: Tensor, target: Tensor) -> Tensor:
     """Log-odds in cache-sized pieces; ``logits`` (N, C, …), ``target`` (N, …)."""
-    return _ChunkedLogOdds.apply(logits, target)[0]
+    return _ChunkedLogOdds.apply(logits, target)
 
 
-def _gradient(logits: Tensor, target: Tensor, top: Tensor, total: Tensor, grad: Tensor) -> Tensor:
+def _gradient(logits: Tensor, target: Tensor, shift: Tensor, total: Tensor, grad: Tensor) -> Tensor:
     """g·(e_y − q) written piece by piece into one new tensor of the logits' dtype."""
     result = torch.empty_like(logits, memory_format=torch.contiguous_format)
     alone = total == 0  # no competitor: a is +inf and stays there
     index, grad = target.unsqueeze(1), grad.unsqueeze(1).masked_fill(alone, 0)
     scale = grad / -total.masked_fill(alone, 1)
-    same = logits.dtype == top.dtype
+    same = logits.dtype == shift.dtype
     pieces = _pieces(logits)
     if same and len(pieces) == 1:
-        q = (logits - top).clamp_(max=0).exp_()
+        q = (logits - shift).clamp_(max=0).exp_()
         return q.mul_(scale).scatter_(1, index, grad)
     if not same:
-        buffer = logits.new_empty((pieces[0].stop, *logits.shape[1:]), dtype=top.dtype)
+        buffer = logits.new_empty((pieces[0].stop, *logits.shape[1:]), dtype=shift.dtype)
     for rows in pieces:
         piece = result[rows] if same else buffer[: rows.stop - rows.start]
-        torch.sub(logits[rows], top[rows], out=piece)
+        torch.sub(logits[rows], shift[rows], out=piece)
         piece.clamp_(max=0).exp_().mul_(scale[rows]).scatter_(1, index[rows], grad[rows])
         if not same:
             result[rows] = piece
@@ -189,21 +167,12 @@ def target_span(target: Tensor) -> tuple[int, int] | None:
     """(min, max) of the targets where a look is free: plain CPU tensors outside transforms."""
     if target.device.type != "cpu" or type(target) is not Tensor or target.numel() == 0:
         return None
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if being_transformed():
         return None
     low, high = torch.aminmax(target)
     return int(low), int(high)
 
 
-def _check_range(target: Tensor, classes: int) -> None:
-    """Raise as ``F.cross_entropy`` does on the CPU; accelerators assert inside ``gather``."""
-    span = target_span(target)
-    if span is None:
-        return
-    low, high = span
-    if low < 0 or high >= classes:
-        bad = low if low < 0 else high
-        raise IndexError(
-            f"Target {bad} is out of bounds: class indices must lie in [0, {classes - 1}] for "
-            f"logits with {classes} classes (dimension 1). Mark rows to skip with ignore_index."
-        )
+def being_transformed() -> bool:
+    """Whether torch.compile traces or torch.func transforms the caller."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from losslab.logodds import eager
@@ -12,8 +11,6 @@ from losslab.logodds import eager
 Backend = Callable[[Tensor, Tensor], Tensor]
 
 
-def choose(logits: Tensor) -> Backend:
-    """The fastest implementation that can do this: traced graphs are fused by the compiler."""
-    if torch.compiler.is_compiling():
-        return eager.composite
-    return eager.chunked
+def choose() -> Backend:
+    """``chunked``, except under transforms: compilers and torch.func want plain operations."""
+    return eager.composite if eager.being_transformed() else eager.chunked

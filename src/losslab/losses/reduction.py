@@ -8,6 +8,7 @@ smoothing is the soft target (1 − ε)·e_y + ε/C, exactly as PyTorch defines 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from losslab import logodds
 from losslab.errors import InputError, nearest
-from losslab.logodds import all_log_odds, target_log_odds
-from losslab.logodds import check as check_index_target
 from losslab.logodds.eager import target_span
+from losslab.logodds.select import choose
 from losslab.losses.psi import times
 
 Psi = Callable[[Tensor], Tensor]
@@ -67,10 +68,10 @@ class OddsRows:
     psi: Psi
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
-        return self.psi(quiet(target_log_odds(logits, target), ignored))
+        return self.psi(quiet(choose()(logits, target), ignored))
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
-        return self.psi(_calm(all_log_odds(logits), unused))
+        return self.psi(_calm(logodds.all_log_odds(logits), unused))
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def classification_loss(
         raise InputError(
             f"weight must hold one number a class, shape ({classes},); got {tuple(weight.shape)}."
         )
+    count: Tensor | int
     if target.shape == input.shape and target.is_floating_point():
         if ignore_index >= 0:
             raise InputError(
@@ -133,8 +135,7 @@ def classification_loss(
     if reduction == "sum":
         losses = losses.sum()
     elif reduction == "mean":
-        total = losses.sum()
-        losses = total / (count.masked_fill(count == 0, 1) if zero_if_empty else count)
+        losses = _mean(losses.sum(), count, zero_if_empty)
     return _narrow(losses, input)
 
 
@@ -145,20 +146,20 @@ def _index_target(
     weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | int]:
     """Losses of shape ``target`` and what a mean divides by."""
-    logits, target, unbatched = check_index_target(input, target)
+    logits, target, unbatched = logodds.check(input, target)
     if label_smoothing > 0:
         logits = _widen(logits)  # once, so that both parts' gradients meet in float32
-    ignored = _ignored(target, ignore_index)
-    target = quiet(target, ignored)
+    target, ignored = _without_ignored(target, ignore_index, logits.shape[1])
+    count: Tensor | int
     losses = rows.hard(logits, target, ignored)
     if weight is not None:
         weight = weight.to(losses.dtype)
         used = quiet(weight[target], ignored)
         losses, count = times(used, losses), used.sum()
     elif ignored is None:
-        count = torch.tensor(losses.numel())
+        count = losses.numel()
     else:
         count = (~ignored).sum()
     if label_smoothing > 0:
@@ -172,7 +173,7 @@ def _index_target(
 
 def _probability_target(
     input: Tensor, target: Tensor, rows: Rows, weight: Tensor | None, label_smoothing: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, int]:
     """Σ_k w_k t_k L_k and the number of rows."""
     if input.dim() == 1:
         input, target = input.unsqueeze(0), target.unsqueeze(0)
@@ -184,7 +185,13 @@ def _probability_target(
     if weight is not None:
         target = target * _per_class(weight.to(target.dtype), target)
     losses = times(target, rows.soft(input, target == 0)).sum(1)
-    return losses, torch.tensor(losses.numel(), device=losses.device)
+    return losses, losses.numel()
+
+
+def _mean(total: Tensor, count: Tensor | int, zero_if_empty: bool) -> Tensor:
+    if isinstance(count, int):
+        return total / (count or (1 if zero_if_empty else math.nan))
+    return total / (count.masked_fill(count == 0, 1) if zero_if_empty else count)
 
 
 def binary_loss(
@@ -242,12 +249,17 @@ def quiet(x: Tensor, ignored: Tensor | None) -> Tensor:
     return x if ignored is None else x.masked_fill(ignored, 0)
 
 
-def _ignored(target: Tensor, ignore_index: int) -> Tensor | None:
-    """Mask of the rows to skip; None where a look at the targets shows that there are none."""
-    span = target_span(target)
-    if span is not None and not span[0] <= ignore_index <= span[1]:
-        return None
-    return target == ignore_index
+def _without_ignored(
+    target: Tensor, ignore_index: int, classes: int
+) -> tuple[Tensor, Tensor | None]:
+    """Targets in range, and the mask of rows to skip; None where a look shows there are none."""
+    span, ignored = target_span(target), None
+    if span is None or span[0] <= ignore_index <= span[1]:
+        ignored = target == ignore_index
+        target = target.masked_fill(ignored, 0)
+        span = target_span(target)
+    logodds.check_range(span, classes)
+    return target, ignored
 
 
 def _calm(a: Tensor, unused: Tensor | None) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from losslab.errors import InputError
-from losslab.logodds import all_log_odds, target_log_odds
+from losslab.logodds import all_log_odds
+from losslab.logodds.select import choose
 from losslab.losses.psi import cross_entropy, expectation
 from losslab.losses.reduction import OddsRows, Psi, _widen, check_reduction, quiet, sum_of_others
 
@@ -27,7 +28,7 @@ class SquaredErrorRows:
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         logits = _widen(logits)  # once, so that both parts' gradients meet in float32
-        wrong = expectation(quiet(target_log_odds(logits, target), ignored))
+        wrong = expectation(quiet(choose()(logits, target), ignored))
         if self.mirror:
             return 4 * wrong - logits.shape[1]
         others = torch.softmax(logits, 1).scatter(1, target.unsqueeze(1), 0)
@@ -67,7 +68,7 @@ class MaximumProbabilityRows:
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         z = _widen(logits)
-        a = quiet(target_log_odds(z, target), ignored)
+        a = quiet(choose()(z, target), ignored)
         lead = self._lead(z, z.gather(1, target.unsqueeze(1))).squeeze(1)
         return self._scaled(cross_entropy(a), lead)
 
