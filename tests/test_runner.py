@@ -12,6 +12,7 @@ import signal
 import statistics
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_killed_at_each_step_of_writing_it_resumes_to_the_same_results(
     """
     folder = tmp_path / "run"
     for die_at in range(1, 14):  # four for comparison.json, eight for a run
-        child = processes.Process(target=compare_in_child, args=(folder, die_at))
+        child = processes.Process(target=compare_in_child, args=(folder, die_at), daemon=True)
         child.start()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL
@@ -174,7 +175,7 @@ def test_killed_at_random_instants_it_resumes_to_the_same_results(tmp_path, proc
     run(comparison(whole, task=make_task(epochs=15)))
     killed = 0
     for _ in range(4):
-        child = processes.Process(target=compare_in_child, args=(folder, None, 15))
+        child = processes.Process(target=compare_in_child, args=(folder, None, 15), daemon=True)
         child.start()
         while child.is_alive() and not (folder / "comparison.json").exists():
             time.sleep(0.002)
@@ -192,7 +193,7 @@ def test_killed_at_random_instants_it_resumes_to_the_same_results(tmp_path, proc
 def test_a_real_interrupt_keeps_what_is_finished(tmp_path, processes):
     """Oracle: SIGINT once two records are there; the exit status counts the finished runs."""
     folder = tmp_path / "run"
-    child = processes.Process(target=compare_in_child, args=(folder, None, 60))
+    child = processes.Process(target=compare_in_child, args=(folder, None, 60), daemon=True)
     child.start()
     while child.is_alive() and len(list(folder.glob("runs/*.json"))) < 2:
         time.sleep(0.002)
@@ -213,7 +214,7 @@ def test_two_processes_do_not_share_a_folder_and_a_killed_one_lets_go(tmp_path, 
     """Oracle: a process that holds the folder until it is killed."""
     folder = tmp_path / "run"
     ready = processes.Event()
-    child = processes.Process(target=hold_the_lock, args=(folder, ready))
+    child = processes.Process(target=hold_the_lock, args=(folder, ready), daemon=True)
     child.start()
     assert ready.wait(60)
     with pytest.raises(InputError, match=rf"process \(number {child.pid}\) is at work in .*run"):
@@ -458,6 +459,9 @@ def test_the_control_of_a_scheduled_loss_follows_its_schedule(tmp_path):
     steps = [arm.scale_at(step / 12) for step in range(12)]  # three batches an epoch
     assert steps == [control["lr_scale"][step // 3] for step in range(12)]
     assert arm.scale_at(1.0) == control["lr_scale"][-1]
+    for epochs in range(1, 61):  # 28/49 * 49, say, is a little under 28
+        arm = replace(arm, lr_scale=tuple(map(float, range(epochs))))
+        assert [arm.scale_at(7 * e / (7 * epochs)) for e in range(epochs)] == list(range(epochs))
 
 
 def test_a_loss_without_a_gradient_volume_is_skipped_with_the_reason(tmp_path):

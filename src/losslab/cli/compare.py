@@ -333,7 +333,9 @@ class _progress:
                 markup=False,
                 soft_wrap=True,
             )
-        elif self.plain and (event.number == event.total or event.number % 10 == 0):
+        elif self.plain and (
+            event.number == event.total or event.number % max(1, event.total // 10) == 0
+        ):
             self.console.print(
                 f"{event.number} of {event.total} runs, {_time(event.seconds_left)} left",
                 markup=False,
