@@ -24,22 +24,17 @@ from torch.utils.data import Dataset, TensorDataset
 import losslab
 from losslab.errors import InputError
 from losslab.experiment import environment, records, runner
+from losslab.experiment.plan import Comparison, make_plan
+from losslab.experiment.records import SELECTIONS
 from losslab.experiment.runner import (
-    Comparison,
     EpochDone,
     Interrupted,
     RunFinished,
     RunStarted,
     Started,
-    make_plan,
     run,
 )
-from losslab.experiment.summary import (
-    SELECTIONS,
-    load_planned,
-    summarize,
-    summarize_folder,
-)
+from losslab.experiment.summary import load_planned, summarize, summarize_folder
 from losslab.experiment.task import Task
 from losslab.metrics import METRICS
 

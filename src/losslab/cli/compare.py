@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ _DATA = "Data"
 _TRAINING = "Training"
 _DECISION = "Decision"
 _OUTPUT = "Output"
+_SECONDS_BETWEEN_LINES = 15
 
 
 def compare(
@@ -289,6 +291,7 @@ class _progress:
             disable=silent or not self.console.is_terminal,
         )
         self.plain = not silent and not self.console.is_terminal
+        self.spoke = time.monotonic()
 
     def __enter__(self) -> _progress:
         self.bars.start()
@@ -311,6 +314,7 @@ class _progress:
             case EpochDone():
                 self.bars.update(self.epochs, advance=1)
                 self.bars.update(self.runs, note=f"{_time(event.seconds_left)} left")
+                self._speak(event, f"epoch {event.measured.epoch} of {event.measured.epochs}")
             case RunFinished():
                 self.bars.update(self.runs, completed=event.number)
                 self._finished(event)
@@ -333,12 +337,18 @@ class _progress:
                 markup=False,
                 soft_wrap=True,
             )
-        elif self.plain and (
-            event.number == event.total or event.number % max(1, event.total // 10) == 0
-        ):
+        else:
+            self._speak(event, "done", now=event.number == event.total)
+
+    def _speak(self, event: Any, what: str, now: bool = False) -> None:
+        """A line now and then where there is no terminal to draw bars on."""
+        if self.plain and (now or time.monotonic() - self.spoke > _SECONDS_BETWEEN_LINES):
+            self.spoke = time.monotonic()
             self.console.print(
-                f"{event.number} of {event.total} runs, {_time(event.seconds_left)} left",
+                f"run {event.number} of {event.total} ({event.label}, seed {event.seed}), {what}; "
+                f"{_time(event.seconds_left)} left",
                 markup=False,
+                soft_wrap=True,
             )
 
 

@@ -8,15 +8,14 @@ train(task, loss, seed)  one run, by itself
 """
 
 from losslab.experiment.environment import describe_environment
+from losslab.experiment.plan import Comparison, make_plan
 from losslab.experiment.records import load_all, load_examples
 from losslab.experiment.runner import (
-    Comparison,
     EpochDone,
     Interrupted,
     RunFinished,
     RunStarted,
     Started,
-    make_plan,
     run,
 )
 from losslab.experiment.summary import load_planned, summarize, summarize_folder

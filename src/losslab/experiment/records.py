@@ -34,6 +34,8 @@ except ModuleNotFoundError:  # Windows: no lock there; two processes in one fold
 
 SCHEMA = 1
 STATUSES = ("finished", "diverged")
+SELECTIONS = ("last", "validation_selected", "best_on_test")
+"""The epochs of a run that are reported; the last of them is chosen on the test set."""
 _NEEDED = frozenset({"run_id", "status", "loss", "seed", "task", "settings", "curves", "results"})
 
 

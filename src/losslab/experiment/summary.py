@@ -27,7 +27,6 @@ from losslab.errors import InputError
 from losslab.experiment import records
 from losslab.metrics import METRICS
 
-SELECTIONS = ("last", "validation_selected", "best_on_test")
 DEFAULT_MARGINS = {
     "accuracy": 0.005,
     "balanced_accuracy": 0.005,
@@ -85,7 +84,7 @@ def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> d
     comparisons: dict[str, dict[str, Any]] = {}
     against_control: dict[str, dict[str, Any]] = {}
     table: dict[str, dict[str, Any]] = {}
-    for selection in SELECTIONS:
+    for selection in records.SELECTIONS:
         comparisons[selection], against_control[selection] = {}, {}
         table[selection] = {label: {} for label in runs}
         for metric in METRICS:

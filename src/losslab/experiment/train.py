@@ -15,28 +15,23 @@ On a CPU, with the same number of threads, a run repeats bit for bit.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
 
 from losslab import metrics
 from losslab.errors import InputError
-from losslab.experiment.task import Task, tensors_of
+from losslab.experiment.batches import Batches, Reseed, Split, derive_seed, own_randomness
+from losslab.experiment.records import SELECTIONS
+from losslab.experiment.task import Task
 
-SELECTIONS = ("last", "validation_selected", "best_on_test")
 HISTOGRAM_BINS = 50
-Reseed = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -133,13 +128,13 @@ def train(
     device = torch.device(device)
     scale_at = lr_scale if callable(lr_scale) else lambda _: lr_scale
     set_progress = getattr(criterion, "set_progress", None) or (lambda _: None)
-    with _own_randomness(device) as reseed:
+    with own_randomness(device) as reseed:
         reseed(derive_seed(seed, "model"), everything=True)
         model = task.model().to(device)
         criterion.to(device)
         objectives = tuple(getattr(criterion, "steps", None) or (criterion,))
         optimizers = [task.optimizer(model.parameters()) for _ in objectives]
-        batches = _Batches(task, seed, device, reseed)
+        batches = Batches(task, seed, device, reseed)
         total = task.epochs * len(batches)
         schedulers = [task.lr_scheduler(o, total) for o in optimizers] if task.lr_scheduler else []
         watch = _Watch(task, seed, device, reseed)
@@ -207,134 +202,11 @@ def _update(
     return loss.item()
 
 
-def derive_seed(seed: int, purpose: str) -> int:
-    """A seed for one purpose, unrelated to those for others: 62 bits of a hash of both.
-
-    Example:
-        >>> derive_seed(0, "model") != derive_seed(0, "order") != derive_seed(1, "order")
-        True
-    """
-    digest = hashlib.sha256(f"losslab {purpose} {seed}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 2
-
-
-@contextmanager
-def _own_randomness(device: torch.device) -> Iterator[Reseed]:
-    """Yield ``reseed(seed, everything=False)``; give the caller's generators back at the end."""
-    accelerators: list[int] = []
-    seed_accelerator: Callable[[int], Any] | None = None
-    if device.type == "cuda":
-        torch.cuda.init()  # its generators do not exist before
-        index = torch.cuda.current_device() if device.index is None else device.index
-        accelerators = [index]
-        seed_accelerator = torch.cuda.default_generators[index].manual_seed
-    elif device.type != "cpu":
-        accelerators = [device.index or 0]
-        seed_accelerator = getattr(torch, device.type).manual_seed
-
-    def reseed(seed: int, everything: bool = False) -> None:
-        # Not torch.manual_seed: without CUDA it keeps a growing list of calls to make later.
-        torch.default_generator.manual_seed(seed)
-        if seed_accelerator is not None:
-            seed_accelerator(seed)
-        if everything:  # torch's alone costs a microsecond, these ten
-            random.seed(seed)
-            numpy.random.seed(seed % 2**32)
-
-    python_state, numpy_state = random.getstate(), numpy.random.get_state()
-    try:
-        kind = device.type if accelerators else "cuda"  # fork_rng wants a name even for none
-        with torch.random.fork_rng(devices=accelerators, device_type=kind):
-            yield reseed
-    finally:
-        random.setstate(python_state)
-        numpy.random.set_state(numpy_state)
-
-
-class _Batches:
-    """The training batches of one run: every pass is a new order, decided by the seed alone.
-
-    Each example comes once a pass. A last batch of a single example would break batch
-    normalisation, so it joins the batch before it.
-    """
-
-    def __init__(self, task: Task, seed: int, device: torch.device, reseed: Reseed) -> None:
-        self.dataset, self.size, self.augment = task.train, task.batch_size, task.augment
-        self.examples = _length(task.train)
-        self.device, self.reseed = device, reseed
-        self.order = torch.Generator().manual_seed(derive_seed(seed, "order"))
-        self.augmentation = torch.Generator().manual_seed(derive_seed(seed, "augmentation"))
-        self.data_seed = derive_seed(seed, "data")
-        tensors = tensors_of(task.train)
-        self.tensors = tensors and (tensors[0].to(device), tensors[1].to(device))
-
-    def __len__(self) -> int:
-        full, rest = divmod(self.examples, self.size)
-        return max(1, full + (rest > 1))
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        chunks = list(torch.randperm(self.examples, generator=self.order).split(self.size))
-        if len(chunks) > len(self):
-            chunks[-2:] = [torch.cat(chunks[-2:])]
-        for inputs, target in self._loaded(chunks) if self.tensors is None else self._fast(chunks):
-            yield self.augment(inputs, self.augmentation) if self.augment else inputs, target
-
-    def _fast(self, chunks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        assert self.tensors is not None
-        inputs, target = self.tensors
-        for chunk in chunks:
-            rows = chunk.to(self.device)
-            yield inputs.index_select(0, rows), target.index_select(0, rows)
-
-    def _loaded(self, chunks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        rows = [chunk.tolist() for chunk in chunks]
-        # The loader draws a number it does not need; not from `order`, nor the global generator.
-        loader = DataLoader(self.dataset, batch_sampler=rows, generator=torch.Generator())
-        fetched = iter(loader)
-        for _ in chunks:
-            self.data_seed += 1
-            self.reseed(self.data_seed, everything=True)  # random transforms draw from these
-            inputs, target = next(fetched)
-            yield inputs.to(self.device), target.to(self.device)
-
-
-class _Split:
-    """A split to measure on; `predict` returns all of its logits and targets."""
-
-    def __init__(self, name: str, task: Task, device: torch.device) -> None:
-        self.name, self.classes, self.device = name, task.num_classes, device
-        dataset: Dataset[Any] = getattr(task, name)
-        tensors = tensors_of(dataset)
-        self.batches: Any
-        if tensors is None:
-            self.batches = DataLoader(dataset, task.batch_size, generator=torch.Generator())
-        else:
-            inputs, target = (tensor.to(device) for tensor in tensors)
-            # Big batches, yet small enough for a convolution's activations to stay in memory.
-            size = max(task.batch_size, min(8192, 2**19 // max(1, inputs[0].numel())))
-            self.batches = list(zip(inputs.split(size), target.split(size), strict=True))
-
-    @torch.inference_mode()
-    def predict(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        model.eval()
-        logits, targets = [], []
-        for inputs, target in self.batches:
-            logits.append(model(inputs.to(self.device)))
-            targets.append(target.to(self.device))
-            if logits[-1].shape != (len(target), self.classes):
-                raise InputError(
-                    f"Expected the model to return logits of shape {(len(target), self.classes)} "
-                    f"(examples, classes), but got {tuple(logits[-1].shape)}; correct the model or "
-                    "the task's num_classes."
-                )
-        return torch.cat(logits), torch.cat(targets)
-
-
 class _Watch:
     """Measures after every epoch, and remembers the epochs that the result reports."""
 
     def __init__(self, task: Task, seed: int, device: torch.device, reseed: Reseed) -> None:
-        self.splits = [_Split(name, task, device) for name in ("validation", "test")]
+        self.splits = [Split(name, task, device) for name in ("validation", "test")]
         self.epochs = task.epochs
         self.reseed, self.seed = reseed, derive_seed(seed, "evaluation")
         self.kept: dict[str, tuple[int, dict[str, tuple[Tensor, Tensor]]]] = {}
@@ -418,7 +290,3 @@ def _histogram(values: Tensor) -> dict[str, list[float]]:
     edges = torch.linspace(low.item(), high.item(), HISTOGRAM_BINS + 1, dtype=values.dtype)
     counts = torch.bincount(torch.bucketize(values, edges[1:-1]), minlength=HISTOGRAM_BINS)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
-
-
-def _length(dataset: Dataset[Any]) -> int:
-    return len(dataset)  # type: ignore[arg-type]

@@ -1,0 +1,272 @@
+"""What a comparison consists of: the losses with their controls, and the runs by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from losslab import metrics
+from losslab.errors import InputError, nearest
+from losslab.experiment import records
+from losslab.experiment.records import SELECTIONS
+from losslab.experiment.summary import DEFAULT_MARGINS
+from losslab.experiment.task import Task, tensors_of
+
+LossMaker = str | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, on what, and where the results go.
+
+    Args:
+        task: What is learned.
+        losses: ``(label, spec)`` pairs; the first is the baseline. Instead of a spec string, a
+            function that makes the loss module: its ``spec`` names it in the records (its label
+            does where the module's spec is ``"custom"``: a changed function needs another label).
+        out: Folder of the comparison; an existing one of the same comparison is continued.
+        seeds: One run a loss and seed.
+        matched_gradient: Add, for each loss, the baseline at learning rate × V_loss/V_baseline,
+            with V the volume ∫|∂L/∂z_y| dp of the loss's gradients: does the loss help, or a larger
+            step?
+        metric, selection: What the headline verdicts are about.
+        margin: The largest difference not worth having, in the metric's unit (accuracy 0.005 = half
+            a point); None takes the metric's default.
+        device: Where to train.
+        loss_options: Options of every loss made from a spec, such as ``{"label_smoothing": 0.1}``.
+        command: The command line that repeats this, for the report.
+    """
+
+    task: Task
+    losses: Sequence[tuple[str, LossMaker]]
+    out: str | Path
+    seeds: Sequence[int]
+    matched_gradient: bool = False
+    metric: str = "accuracy"
+    selection: str = "last"
+    margin: float | None = None
+    device: str = "cpu"
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        labels = [label for label, _ in self.losses]
+        if len(labels) < 2:
+            raise InputError(
+                f"Expected a baseline and at least one loss to compare with it, but got {labels}; "
+                "name one more loss."
+            )
+        _refuse_repeated("loss label", labels, "give each loss a label of its own")
+        _refuse_repeated("seed", list(self.seeds), "name each seed once")
+        if not self.seeds or not all(type(seed) is int and seed >= 0 for seed in self.seeds):
+            raise InputError(
+                f"Expected the seeds to be whole numbers of at least 0, but got {self.seeds!r}."
+            )
+        _choose("metric", self.metric, DEFAULT_MARGINS)
+        _choose("selection", self.selection, SELECTIONS)
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise InputError(
+                f"Expected margin to be a finite number above 0, but got {self.margin!r}; it is in "
+                "the metric's own unit, so half a point of accuracy is 0.005."
+            )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the comparison: a loss, or a control, at a scale of the learning rate.
+
+    ``lr_scale`` is a number, or one number an epoch where a schedule moves the loss's gradients.
+    """
+
+    label: str
+    make: Callable[[], nn.Module]
+    spec: str
+    role: str = "loss"
+    control_for: str | None = None
+    lr_scale: float | tuple[float, ...] = 1.0
+
+    def described(self) -> dict[str, Any]:
+        """The arm as the records hold it."""
+        names = ("label", "spec", "role", "control_for", "lr_scale")
+        return {name: getattr(self, name) for name in names}
+
+    def scale_at(self, progress: float) -> float:
+        """The learning rate's scale when the fraction ``progress`` of the training is done."""
+        if isinstance(self.lr_scale, float):
+            return self.lr_scale
+        epochs = len(self.lr_scale)
+        return self.lr_scale[min(int(progress * epochs + 1e-9), epochs - 1)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison worked out: its configuration as stored, and its runs by run_id, in order."""
+
+    task: Task
+    configuration: dict[str, Any]
+    runs: dict[str, tuple[Arm, int]]
+
+
+def make_plan(comparison: Comparison) -> Plan:
+    """The arms with their controls, and the runs, seed by seed; trains nothing."""
+    from losslab.experiment.tasks.assemble import with_description
+
+    task = comparison.task
+    if "sha256" not in task.description:  # the run_id must notice other data
+        task = with_description(task, {})
+    arms = [_arm(label, loss, comparison.loss_options) for label, loss in comparison.losses]
+    skipped: dict[str, str] = {}
+    if comparison.matched_gradient:
+        controls, skipped = _controls(arms, task.epochs)
+        arms += controls
+    decisive = {
+        "task": {**task.description, "name": task.name, "num_classes": task.num_classes},
+        "settings": {
+            "epochs": task.epochs,
+            "batch_size": task.batch_size,
+            "device": torch.device(comparison.device).type,
+            "loss_options": dict(comparison.loss_options),
+        },
+    }
+    runs: dict[str, tuple[Arm, int]] = {}
+    by_label: dict[str, list[str]] = {arm.label: [] for arm in arms}
+    for seed in comparison.seeds:
+        for arm in arms:
+            run = records.run_id(
+                {**decisive, "spec": arm.spec, "lr_scale": arm.lr_scale, "seed": seed}
+            )
+            runs.setdefault(run, (arm, seed))  # one run serves two labels of the same loss
+            by_label[arm.label].append(run)
+    configuration = {
+        "schema": records.SCHEMA,
+        **decisive,
+        "baseline": arms[0].label,
+        "losses": [arm.described() for arm in arms],
+        "seeds": list(comparison.seeds),
+        "metric": comparison.metric,
+        "selection": comparison.selection,
+        "margin": comparison.margin or DEFAULT_MARGINS[comparison.metric],
+        "matched_gradient": comparison.matched_gradient,
+        "skipped_controls": skipped,
+        "command": comparison.command,
+        **_yardsticks(task),
+        "runs": by_label,
+    }
+    return Plan(task, configuration, runs)
+
+
+def _arm(label: str, loss: LossMaker, options: Mapping[str, Any]) -> Arm:
+    def make() -> nn.Module:
+        if callable(loss):
+            return loss()
+        import losslab
+
+        return losslab.loss(loss, **options)
+
+    spec = getattr(make(), "spec", "custom")
+    return Arm(label, make, f"custom({label})" if spec == "custom" else spec)
+
+
+def _controls(arms: Sequence[Arm], epochs: int) -> tuple[list[Arm], dict[str, str]]:
+    """The matched-gradient controls, and for each loss that cannot have one the reason."""
+    baseline, volume = arms[0], _volumes(arms[0], epochs)
+    controls, skipped = [], {}
+    for arm in arms[1:]:
+        ratios = [
+            math.nan if mine is None or its is None or its <= 0 else mine / its
+            for mine, its in zip(_volumes(arm, epochs), volume, strict=True)
+        ]
+        if not all(0 < ratio < math.inf for ratio in ratios):
+            lacking = baseline.label if None in volume else arm.label
+            skipped[arm.label] = (
+                f"no matched-gradient control: the gradient volume of {lacking} is not a finite "
+                "number above 0"
+            )
+            continue
+        scales = tuple(float(f"{ratio:.6g}") for ratio in ratios)  # the same on every machine
+        controls.append(
+            Arm(
+                f"{baseline.label}, lr matched to {arm.label}",
+                baseline.make,
+                baseline.spec,
+                "control",
+                arm.label,
+                scales[0] if len(set(scales)) == 1 else scales,
+            )
+        )
+    return controls, skipped
+
+
+def _volumes(arm: Arm, epochs: int) -> list[float | None]:
+    """The loss's gradient volume at the beginning of every epoch."""
+    from losslab.losses.explain import gradient_volume, odds_function
+
+    module = arm.make()
+    set_progress = getattr(module, "set_progress", None) or (lambda _: None)
+    known: dict[tuple[float, ...], float | None] = {}  # a volume takes as long as a short epoch
+    volumes = []
+    for epoch in range(epochs):
+        set_progress(epoch / epochs)
+        psi, exists = odds_function(module)
+        if not exists:
+            return [None] * epochs
+        look = tuple(psi(torch.linspace(-12, 12, 97, dtype=torch.float64)).tolist())
+        if look not in known:
+            known[look] = gradient_volume(module)
+        volumes.append(known[look])
+    return volumes
+
+
+def _yardsticks(task: Task) -> dict[str, Any]:
+    """What the verdicts need to know of the test set.
+
+    ``chance``: what a model scores that always answers the most frequent training class, which is
+    what a diverged run counts for. ``resolution``: the smallest step of a metric, one test example.
+    """
+    test, classes = _targets(task.test), task.num_classes
+    commonest = int(torch.bincount(_targets(task.train), minlength=classes).argmax())
+    answer = nn.functional.one_hot(torch.tensor([commonest]), classes).float().expand(len(test), -1)
+    counts = torch.bincount(test, minlength=classes)
+    return {
+        "chance": {
+            "class": commonest,
+            "accuracy": metrics.accuracy(answer, test).item(),
+            "balanced_accuracy": metrics.balanced_accuracy(answer, test).item(),
+        },
+        "resolution": {
+            "accuracy": 1 / len(test),
+            "balanced_accuracy": 1 / int((counts > 0).sum() * counts.max()),
+        },
+    }
+
+
+def _targets(dataset: Dataset[Any]) -> Tensor:
+    tensors = tensors_of(dataset)
+    if tensors is not None:
+        return tensors[1]
+    targets = getattr(dataset, "targets", None)  # as torchvision's data sets have
+    if targets is None:
+        length = len(dataset)  # type: ignore[arg-type]
+        targets = [int(dataset[index][1]) for index in range(length)]
+    return torch.as_tensor(targets, dtype=torch.int64)
+
+
+def _refuse_repeated(what: str, values: Sequence[Any], remedy: str) -> None:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise InputError(f"Expected each {what} once, but got {repeated[0]!r} again; {remedy}.")
+
+
+def _choose(what: str, value: str, known: Sequence[str] | Mapping[str, Any]) -> None:
+    if value not in known:
+        raise InputError(
+            f"Expected {what} to be one of {', '.join(known)}, but got {value!r}."
+            f"{nearest(value, known)}"
+        )
