@@ -40,7 +40,7 @@ def oracle_gradient(setting, logits, target, weight, pos_weight):
 @every_setting
 def test_value_and_gradient(setting):
     """Oracle: a loop over outputs with the printed ψ, PyTorch's meaning of weight and pos_weight,
-    random upstream gradients. Break: pos_weight on the negatives, a sign, a class's weight moved."""
+    random upstream gradients. Break: pos_weight on the negatives, a sign, a weight moved."""
     logits, target = case(5, 3)
     weight = torch.tensor([[0.5], [2.0], [0.0], [1.0], [0.3]], dtype=torch.float64)
     pos_weight = torch.tensor([1.5, 0.0, 3.0], dtype=torch.float64)
@@ -135,7 +135,9 @@ def test_one_vs_rest(setting, how):
     target = torch.randint(4, (5,), generator=g)
     loss = losslab.loss(f"one_vs_rest({setting.spec}, class_reduction={how})", reduction="none")
     per_class = [
-        reduction.one_vs_rest_losses(lambda a: float(setting.oracle(a)), logits, torch.full((5,), k))
+        reduction.one_vs_rest_losses(
+            lambda a: float(setting.oracle(a)), logits, torch.full((5,), k)
+        )
         for k in range(4)
     ]
     per_class = torch.tensor(np.stack(per_class, 1)) / (4 if how == "mean" else 1)

@@ -179,7 +179,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[m for _, m in BAD])
 def test_bad_arguments(losslab, table, arguments, message):
     """One line that says what to do, status 2, no traceback, and nothing written."""
     status, out, err = losslab("compare", "--task", table, "--target", "species", *arguments)

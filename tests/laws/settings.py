@@ -142,9 +142,7 @@ def _generalized(**parameters: Any) -> Setting:
     else:
         oracle = partial(losses.truncated_generalized_cross_entropy, q=q, k=k)
         kinks = (logit(k),)
-    return Setting(
-        "generalized_cross_entropy", parameters, oracle, kinks, printed_slope=slope
-    )
+    return Setting("generalized_cross_entropy", parameters, oracle, kinks, printed_slope=slope)
 
 
 def _tamed(**parameters: Any) -> Setting:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+import losslab
 from laws.settings import SETTINGS, Setting, identify
 
 INF = math.inf
@@ -115,3 +116,10 @@ def test_elementwise(setting):
     assert torch.equal(together, alone)
     a[3] = math.nan
     assert setting.psi(a).isnan().tolist() == [i == 3 for i in range(12)]
+
+
+def test_squared_hinge_grows_by_its_tangent_far_out():
+    """Oracle: by hand: slope −2·min(margin − a, 1e18), which never becomes infinite in float32."""
+    a = torch.tensor([-1e17, -1e19, -1e30, -3e38], requires_grad=True)
+    losslab.SquaredHingeLoss().psi(a).sum().backward()
+    assert a.grad.tolist() == pytest.approx([-2e17, -2e18, -2e18, -2e18])

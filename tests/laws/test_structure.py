@@ -1,4 +1,4 @@
-"""What must hold for any loss of logits: symmetries of the softmax, targets, weights, ignored rows."""
+"""What must hold for any loss of logits: symmetries, kinds of target, weights, ignored rows."""
 
 import pytest
 import torch

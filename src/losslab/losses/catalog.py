@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from losslab.errors import InputError, nearest
+from losslab.errors import InputError, nearest, refuse_unknown
 from losslab.losses import psi, rowwise
 from losslab.schedules import Schedule
 
@@ -121,13 +121,7 @@ class Row:
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters, defaults filled in; schedules are checked at their extremes."""
         known = {p.name: p for p in self.parameters}
-        for name in given:
-            if name not in known:
-                takes = ", ".join(known) or "none"
-                raise InputError(
-                    f"{self.name} has no parameter {name!r}.{nearest(name, known)} "
-                    f"Its parameters: {takes}."
-                )
+        refuse_unknown(self.name, given, known)
         values = {p.name: given.get(p.name, p.default) for p in self.parameters}
         for name, value in values.items():
             if isinstance(value, Schedule):

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from losslab import schedules
-from losslab.errors import InputError, nearest
+from losslab.errors import InputError, nearest, refuse_unknown
 from losslab.losses import api, margins, modules
 from losslab.losses import reduction as r
 from losslab.losses.catalog import ALIASES, CATALOG, find
@@ -161,13 +161,7 @@ class _Reader:
         known = [
             p for p in inspect.signature(_WRAPPED[name]).parameters if p not in ("self", "loss")
         ]
-        for key in values:
-            if key not in known:
-                takes = ", ".join(known) or "none"
-                raise InputError(
-                    f"{name} has no parameter {key!r}.{nearest(key, known)} "
-                    f"Its parameters: {takes}."
-                )
+        refuse_unknown(name, values, known)
         missing = [
             p.name
             for p in inspect.signature(_WRAPPED[name]).parameters.values()
