@@ -3,7 +3,9 @@
 import inspect
 import math
 import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -206,6 +208,15 @@ def test_parameters_of_the_wrong_kind(row):
                 message = str(caught.value)
                 assert message.startswith(f"{row.name}: {parameter.name} must be in")
                 assert repr(value) in message
+
+
+def test_numpys_numbers_are_numbers():
+    """Oracle: the same loss from Python's own numbers: parameters often come out of an arange."""
+    for value in (np.float32(2), np.int64(2), np.float64(2), 2, Fraction(2)):
+        assert losslab.FocalLoss(gamma=value).spec == "focal"
+        assert losslab.phases(value)(0.5) == 2.0
+    with pytest.raises(losslab.InputError):
+        losslab.FocalLoss(gamma=np.bool_(True))
 
 
 @every_row

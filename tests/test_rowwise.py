@@ -192,6 +192,10 @@ def test_centre_loss():
         )
         expected = rows if reduction == "none" else getattr(rows, reduction)()
         torch.testing.assert_close(loss(features, target), expected)
+        function = losslab.max_mahalanobis_center_loss
+        assert torch.equal(
+            function(features, target, loss.centers, reduction=reduction), loss(features, target)
+        )
     torch.testing.assert_close(loss.logits(loss.centers).argmax(1), torch.arange(4))
     distances = (features[:, None] - loss.centers).square().sum(2) / 2
     torch.testing.assert_close(loss.logits(features), -distances, rtol=1e-4, atol=1e-4)

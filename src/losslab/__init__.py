@@ -28,7 +28,11 @@ from losslab.losses.modules import (
     OneVsRestLoss,
     SumLoss,
 )
-from losslab.losses.rowwise import MaxMahalanobisCenterLoss, mahalanobis_centers
+from losslab.losses.rowwise import (
+    MaxMahalanobisCenterLoss,
+    mahalanobis_centers,
+    max_mahalanobis_center_loss,
+)
 from losslab.losses.spec import loss
 from losslab.schedules import deferred, deferred_weights, phases, ramp, switch
 
@@ -56,6 +60,7 @@ __all__ = [
     "deferred_weights",
     "loss",
     "mahalanobis_centers",
+    "max_mahalanobis_center_loss",
     "odds_loss",
     "phases",
     "ramp",

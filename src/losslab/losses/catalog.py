@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from losslab.errors import InputError, nearest, refuse_unknown
@@ -54,11 +55,12 @@ class Parameter:
         if isinstance(self.default, bool):
             if isinstance(value, bool):
                 return value
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            above = value > self.low if self.open_low else value >= self.low
-            below = value < self.high if self.open_high else value <= self.high
-            if above and below and math.isfinite(value):
-                return float(value)
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            number = float(value)
+            above = number > self.low if self.open_low else number >= self.low
+            below = number < self.high if self.open_high else number <= self.high
+            if above and below and math.isfinite(number):
+                return number
         optional = ", or none" if self.default is None else ""
         raise InputError(f"{loss}: {self.name} must be in {self.domain}{optional}; got {value!r}.")
 

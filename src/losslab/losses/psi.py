@@ -234,7 +234,8 @@ def squared_hinge(a: Tensor, margin: float = 1.0) -> Tensor:
     Slope: −2·max(0, margin − a), at least −2e18, so that it stays finite in float32.
     """
     short = torch.relu(margin - a)
-    return torch.where(short > 1e18, 2e18 * short - 1e36, short.clamp(max=1e18).square())
+    near = short.clamp(max=1e18)
+    return near * (2 * short - near)
 
 
 def times(factor: Number, x: Tensor) -> Tensor:

@@ -150,6 +150,35 @@ def mahalanobis_centers(num_classes: int, dim: int, scale: float = 10.0) -> Tens
     return (scale * centers).to(torch.get_default_dtype())
 
 
+def max_mahalanobis_center_loss(
+    features: Tensor, target: Tensor, centers: Tensor, *, reduction: str = "mean"
+) -> Tensor:
+    """Squared distance of the features to the fixed centre of their class.
+
+    Math: ½‖f − μ_y‖².
+
+    Args:
+        features: (N, D).
+        target: (N,) class indices.
+        centers: (C, D), from :func:`losslab.mahalanobis_centers`.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Example:
+        >>> import torch, losslab
+        >>> centers = losslab.mahalanobis_centers(3, 2)
+        >>> losslab.max_mahalanobis_center_loss(centers, torch.arange(3), centers)
+        tensor(0.)
+
+    Source: Pang et al. 2020; equation 5 of Battash et al., printed there without the square.
+    """
+    check_reduction(reduction)
+    own = nn.functional.embedding(target, centers)  # refuses negative classes
+    losses = (features - own).square().sum(1) / 2
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
 class MaxMahalanobisCenterLoss(nn.Module):
     """Squared distance of the features to the fixed centre of their class.
 
@@ -184,11 +213,7 @@ class MaxMahalanobisCenterLoss(nn.Module):
         self.register_buffer("centers", mahalanobis_centers(num_classes, num_features, scale))
 
     def forward(self, features: Tensor, target: Tensor) -> Tensor:
-        centers = nn.functional.embedding(target, self.centers)  # refuses negative classes
-        losses = (features - centers).square().sum(1) / 2
-        if self.reduction == "none":
-            return losses
-        return losses.mean() if self.reduction == "mean" else losses.sum()
+        return max_mahalanobis_center_loss(features, target, self.centers, reduction=self.reduction)
 
     def logits(self, features: Tensor) -> Tensor:
         """(N, C) scores whose argmax is the nearest centre: −½‖f − μ_k‖²."""
