@@ -12,9 +12,15 @@ PROJECT = Path(__file__).parent.parent
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 
+def fenced(page: Path, language: str) -> list[str]:
+    """The page's fenced blocks of one language; "" for those that name none."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M)
+    return [block for name, block in blocks if name == language]
+
+
 def test_python_blocks_run():
     """A renamed function or argument in the README's code fails."""
-    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.S)
+    blocks = fenced(PROJECT / "README.md", "python")
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
@@ -46,8 +52,7 @@ def test_commands_are_commands(page):
     from losslab.cli.app import app
 
     root = typer.main.get_command(app)
-    code = re.findall(r"```\n(.*?)```", page.read_text(), re.S)
-    code += re.findall(r"(?:^    .*\n)+", page.read_text(), re.M)
+    code = fenced(page, "") + re.findall(r"(?:^    .*\n)+", page.read_text(), re.M)
     for block in code:
         for line in block.replace("\\\n", " ").splitlines():
             words = (
