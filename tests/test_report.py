@@ -949,6 +949,25 @@ def test_terminal_table_says_it_all_in_80_columns(full: Path) -> None:
         assert warning in joined
 
 
+def test_terminal_says_what_else_changed(full: Path) -> None:
+    """Oracle: the summary's verdicts in the other metrics. Fails when a worse one is kept quiet, or
+    the headline metric, a description or an undecided one is listed."""
+    summary = read_folder(full).summary
+    by_metric = summary["comparisons"]["last"]
+    joined = " ".join(printed(full).partition("Other metrics:")[2].split())
+    told = 0
+    for name, entries in by_metric.items():
+        for label, entry in entries.items():
+            decided = name != "accuracy" and entry["verdict"] in ("better", "worse")
+            phrase = f"{numbers.metric(name).title} {entry['verdict']} ("
+            mean = summary["table"]["last"][label][name]
+            after = numbers.mean_sd_text(numbers.metric(name), mean)
+            assert (f"to {' '.join(after.split())}" in joined and phrase in joined) or not decided
+            told += decided
+    assert told > 0
+    assert "Accuracy better" not in joined and "cannot tell (" not in joined
+
+
 def test_terminal_table_has_colour_on_a_terminal_only(full: Path) -> None:
     """Oracle: the escape character. Fails when a pipe gets colours or a terminal gets none."""
     assert "\x1b[1;32m▲ better" in printed(full, force_terminal=True, color_system="standard")
@@ -960,7 +979,8 @@ def test_terminal_table_leaves_columns_out_rather_than_cut_numbers(full: Path, w
     text = printed(full, width=width)
     body = text[: text.index("Report: ")]
     assert max(map(len, body.splitlines())) <= width
-    assert "±" not in body and ("(corr.)" in body) == (width == 60)
+    table = body.partition("Other metrics:")[0]
+    assert "±" not in table and ("(corr.)" in table) == (width == 60)
     for entry in read_folder(full).comparisons.values():
         accuracy = numbers.metric("accuracy")
         assert numbers.interval_text(accuracy, entry["low"], entry["high"]) in text

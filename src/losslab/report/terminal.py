@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from losslab.report.folder import comparisons_of
 from losslab.report.notices import summary_notices
 from losslab.report.numbers import (
     NONE,
+    Metric,
     difference_text,
     interval_text,
     mean_sd_text,
@@ -31,7 +33,8 @@ _ASCII = str.maketrans(
 def print_table(
     summary: Mapping[str, Any], console: Console, *, report: Path | str | None = None
 ) -> None:
-    """Prints each loss's verdict, difference, p-value and accuracy; then warnings and the report.
+    """Prints each loss's verdict, difference, p-value and accuracy; then what else got better or
+    worse, warnings, and where the report lies.
 
     Colours and rules are left out where the output is not a terminal, symbols are spelled in ASCII
     where its encoding has no others, and what a narrow terminal has no room for (accuracy, then p)
@@ -44,6 +47,8 @@ def print_table(
     """
     printer = _Printer(console, summary)
     console.print(printer.table())
+    for line in printer.elsewhere(summary):
+        console.print(printer.text(textwrap.fill(line, console.width, subsequent_indent="    ")))
     for notice in summary_notices(summary):
         console.print(printer.text(f"{notice.kind}: {notice.text}", "yellow"))
     if report is not None:
@@ -82,6 +87,27 @@ class _Printer:
         for label in [self.baseline, *losses, *self.controls]:
             table.add_row(*self._cells(label))
         return table
+
+    def elsewhere(self, summary: Mapping[str, Any]) -> list[str]:
+        """For each loss the other metrics that got better or worse, which one alone would hide."""
+        by_metric = summary["comparisons"][summary["selection"]]
+        lines = []
+        for label in what_changed_most(self.comparisons):
+            changes = [
+                self._change(metric(name), label, entries[label]["verdict"])
+                for name, entries in by_metric.items()
+                if name != self.metric.name and entries[label]["verdict"] in ("better", "worse")
+            ]
+            if changes:
+                lines.append(f"  {label}: {'; '.join(changes)}")
+        return ["Other metrics:", *lines] if lines else []
+
+    def _change(self, row: Metric, label: str, word: str) -> str:
+        before, after = (
+            mean_sd_text(row, self.means[which][row.name]) for which in (self.baseline, label)
+        )
+        unit = "" if row.unit in ("", "nats") else row.unit
+        return f"{row.title} {word} ({before} to {after}{' ' if unit else ''}{unit})"
 
     def _cells(self, label: str) -> list[Text]:
         entry = self.comparisons.get(label, {})  # the baseline has none
