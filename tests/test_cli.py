@@ -107,6 +107,7 @@ def test_compare_prints_verdicts_and_leaves_a_folder(losslab, table, tmp_path):
     assert "encouraging" in out
     assert "baseline" in out
     assert "Report: runs/report.html" in out
+    assert "coarse: One test example is" in out  # more than the margin of half a point
     assert len(list((tmp_path / "runs" / "runs").glob("*.json"))) == 6
     summary = json.loads((tmp_path / "runs" / "summary.json").read_text())
     assert summary["command"].startswith("losslab compare --task")
@@ -134,6 +135,8 @@ def test_default_folder_is_the_same_for_the_same_task(losslab, table, tmp_path):
     compare(losslab, table, "--seeds", 1, "--lr", 0.002)
     folders = sorted((tmp_path / "losslab-runs").iterdir(), key=lambda p: p.stat().st_mtime)
     assert [len(list((f / "runs").glob("*.json"))) for f in folders] == [3, 2]
+    err = compare(losslab, table, "--seeds", 1)[2]  # fewer losses than the folder holds
+    assert "also holds runs of focal that are in neither" in err
 
 
 def test_json_mode_prints_only_json(losslab, table):
@@ -159,6 +162,7 @@ def test_diverged_runs_exit_with_3(losslab, table):
     assert status == 3
     assert "diverged" in err
     assert "diverged" in out
+    assert "refused" in out  # nothing is equal about two losses that both come to nothing
 
 
 BAD = [

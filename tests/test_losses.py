@@ -266,13 +266,14 @@ def both_forms(row):
 @every_row
 def test_signatures(row):
     """Oracle: F.cross_entropy's and binary_cross_entropy_with_logits' own argument names; the
-    loss's parameters stand between, everything after the tensors by keyword."""
+    loss's parameters stand between, everything after the weight by keyword."""
     for binary, function, module in both_forms(row):
         options = list(reduction.BINARY_OPTIONS if binary else reduction.OPTIONS)
+        options.remove("weight")
         expected = [p.name for p in row.parameters] + options
         names = list(inspect.signature(function).parameters)
-        assert names == ["input", "target", *expected]
-        assert list(inspect.signature(module).parameters) == expected
+        assert names == ["input", "target", "weight", *expected]
+        assert list(inspect.signature(module).parameters) == ["weight", *expected]
         for made in (function, module):
             for name, parameter in inspect.signature(made).parameters.items():
                 if name in expected:
@@ -280,6 +281,18 @@ def test_signatures(row):
         theirs = "binary_cross_entropy_with_logits" if binary else "cross_entropy"
         theirs = set(inspect.signature(getattr(torch.nn.functional, theirs)).parameters)
         assert theirs - {"size_average", "reduce"} <= set(names)
+
+
+@every_row
+def test_weight_may_be_positional(row):
+    """Oracle: the same by name; `nn.CrossEntropyLoss(weights)` changes by its name alone."""
+    weight = torch.tensor([0.5, 2.0, 1.0])
+    logits, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    for binary, function, module in both_forms(row):
+        labels = torch.rand(4, 3) if binary else target
+        by_name = function(logits, labels, weight=weight)
+        assert torch.equal(function(logits, labels, weight), by_name)
+        assert torch.equal(module(weight)(logits, labels), by_name)
 
 
 @every_row
@@ -311,7 +324,7 @@ def test_function_errors():
         (lambda: losslab.focal_loss(z.long(), t), "got int64 of shape"),
         (lambda: losslab.focal_loss(torch.tensor(1.0), torch.tensor(0)), "got float32 of shape"),
         (lambda: losslab.focal_loss(z, torch.zeros(3, dtype=torch.long)), r"target \(3,\)"),
-        (lambda: losslab.focal_loss(z, torch.zeros(2)), "must hold integer class indices"),
+        (lambda: losslab.focal_loss(z, torch.zeros(2)), r"input's shape \(2, 3\); got float32"),
         (lambda: losslab.focal_loss(z, z, ignore_index=0), "class-index targets only"),
         (lambda: losslab.focal_loss(z, t, reduction="avg"), "got 'avg'"),
         (lambda: losslab.focal_loss(z, t, label_smoothing=None), "got None"),

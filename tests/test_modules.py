@@ -414,3 +414,17 @@ def test_options_of_modules_can_be_read_and_changed():
     target = ignoring(1)
     expected = losslab.encouraging_loss(LOGITS, target, ignore_index=1, reduction="sum")
     assert torch.equal(loss(LOGITS, target), expected)
+
+
+@pytest.mark.parametrize(
+    ("psi", "came"),
+    [
+        (lambda a: a.sum(), r"one of shape \(\)"),
+        (lambda a: a[:2], r"one of shape \(2,\)"),
+        (lambda a: 1.0, "got 1.0"),
+    ],
+)
+def test_a_psi_that_is_not_elementwise_is_refused(psi, came):
+    """Oracle: the contract. Unchecked, a sum or a slice gave plausible, wrong losses."""
+    with pytest.raises(losslab.InputError, match=rf"shape, \(6,\); .*{came}"):
+        losslab.OddsLoss(psi)(torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1]))

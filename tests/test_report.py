@@ -799,6 +799,18 @@ def test_learning_curves_draw_mean_and_band() -> None:
     assert low > 1.0
 
 
+def test_a_log_scale_is_labelled_with_plain_numbers() -> None:
+    """Oracle: by hand, 0.1 and 1. Fails on matplotlib's own labels, raw mathtext in our style."""
+    epochs = np.arange(1.0, 7.0)
+    panel = figures.Curves("NLL", {"a": (epochs, np.geomspace(3, 0.02, 6)[None])}, log=True)
+    figure = figures.learning_curves([panel], looks=styles(["a"]))
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    labels = {tick.label1.get_text() for tick in axis.get_major_ticks() + axis.get_minor_ticks()}
+    assert figure.axes[0].get_yscale() == "log"
+    assert {"0.1"} <= labels <= {"", "0.001", "0.01", "0.1", "1", "10"}
+
+
 def test_margin_histograms_draw_densities_with_the_baseline_as_outline() -> None:
     """Oracle: the numbers given. Fails when a panel shows another loss, or compares with itself."""
     edges = np.array([-1.0, 0.0, 1.0])

@@ -1,9 +1,10 @@
 """Schedules: the fraction of training done, in [0, 1], to a value.
 
 A schedule stands where a loss's parameter stands, ``MixedLoss(focus=phases(0, 0.5))``, and the
-training loop calls ``loss.set_progress(step / total_steps)``. The value lives in a buffer of the
-module, so changing it recompiles nothing and ``state_dict`` carries it. In a spec string they are
-written the same: ``mixed(focus=phases(0, 0.1, 0.2, 0.3, 0.4, 0.5))``.
+training loop calls ``loss.set_progress(step / total_steps)``; without that call the value stays as
+it starts. It lives in a buffer of the module, so changing it recompiles nothing and ``state_dict``
+carries it. In a spec string schedules are written the same:
+``mixed(focus=phases(0, 0.1, 0.2, 0.3, 0.4, 0.5))``.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class _Ramp(Schedule):
 
 
 def phases(*values: float) -> Schedule:
-    """Equal parts of training, one value each.
+    """Equal parts of training, one value each; the loss moves on by its ``set_progress``.
 
     ``phases(0, 0.1, 0.2, 0.3, 0.4, 0.5)`` is the gradual focus of Battash et al. ("F=0-0.5").
 

@@ -205,6 +205,21 @@ def _finish(comparison: Comparison, summary: dict[str, Any], as_json: bool) -> N
         typer.echo(json.dumps(summary, ensure_ascii=False, indent=1))
     else:
         print_table(summary, Console(), report=page)
+        _tell_of_others(Path(comparison.out))
+
+
+def _tell_of_others(folder: Path) -> None:
+    """Name the losses whose runs lie in the folder but are not in this command's verdicts."""
+    from losslab.experiment import load_all, load_planned
+
+    planned = {record["run_id"] for record in load_planned(folder)[1]}
+    others = {r["loss"]["label"] for r in load_all(folder) if r["run_id"] not in planned}
+    if others:
+        print(
+            f"note: {folder} also holds runs of {', '.join(sorted(others))} that are in neither "
+            "this table nor its correction; name their losses and seeds again to include them.",
+            file=sys.stderr,
+        )
 
 
 def _labelled(text: str) -> tuple[str, str]:
@@ -247,7 +262,7 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".") + "."
         raise InputError(
             f"--device {device!r} cannot be used here: {reason} Try --device cpu."
         ) from None

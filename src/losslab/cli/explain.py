@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from losslab.losses.explain import Card
 
 _SUFFIXES = (".png", ".svg", ".pdf")
+_SCHEDULES = ("phases(", "switch(", "deferred(", "ramp(")
 
 
 def explain(
@@ -46,6 +47,8 @@ def explain(
         raise InputError(f"--out must end in {', '.join(_SUFFIXES)}; got {out}.")
     modules = [losslab.loss(spec) for spec in specs]
     cards = [card(module) for module in modules]
+    if not as_json and any(schedule in spec for spec in specs for schedule in _SCHEDULES):
+        typer.echo("A schedule is shown as it starts, at progress 0.\n")
     if as_json:
         typer.echo(json.dumps([_jsonable(c) for c in cards], ensure_ascii=False, indent=1))
     else:

@@ -11,7 +11,7 @@ import typer
 def losses(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List every loss: formula, parameters with their domains, aliases, source.
+    """List every loss: formula, parameters with their domains, aliases; --json adds the source.
 
     Examples:
 
@@ -49,7 +49,7 @@ def _print_table() -> None:
     from losslab.losses.catalog import ROWS
 
     table = Table(box=box.SIMPLE, show_lines=False, pad_edge=False)
-    table.add_column("Loss", style="bold", overflow="fold")
+    table.add_column("Loss", style="bold", no_wrap=True)
     table.add_column("Formula, p = probability of the true class", overflow="fold")
     table.add_column("Parameters", overflow="fold")
     table.add_column("Also called", overflow="fold")

@@ -24,7 +24,9 @@ could as well have changed the other way, and that single toss has a standard de
 With this floor the error rate stays under alpha for *any* symmetric differences of −1, 0 or +1
 step. ``sd`` itself is reported as observed.
 
-- All differences zero: interval [0, 0], p = 1, no worthwhile difference.
+- All differences zero: the floor holds too, since seeds that happen to tie on a coarse metric do
+  not prove equality: p = 1, and an interval of one step's spread around 0. Only of a continuous
+  metric (no resolution) are equal results the same runs: interval [0, 0], no worthwhile difference.
 - All the same, not zero, and no resolution given: the spread is unknown, because a continuous
   metric never repeats itself (the seed does not reach the runs, or the resolution was not stated).
   Nothing can be claimed: infinite interval, p = 1, ``cannot tell``.
@@ -203,7 +205,7 @@ class _Sample:
     sd: float
     spread: float  # sd with its floor; infinite where unknown
     wins: float  # ties count half
-    identical: bool  # every difference is zero
+    identical: bool  # every difference of a continuous metric is zero
 
     @property
     def error(self) -> float:
@@ -218,7 +220,7 @@ def _sample(label: str, values: ArrayLike, resolution: float) -> _Sample:
     mean = math.fsum(d) / n if n else math.nan
     sd = math.sqrt(math.fsum((d - mean) ** 2) / (n - 1)) if n > 1 else math.nan
     spread = max(sd, resolution)
-    identical = n > 0 and not d.any()
+    identical = n > 0 and not d.any() and resolution == 0
     if not identical and spread <= 1e-9 * abs(mean):  # the same number every time, up to rounding
         spread = math.inf
     wins = float(np.sum(d > 0) + 0.5 * np.sum(d == 0))

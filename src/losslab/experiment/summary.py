@@ -10,7 +10,7 @@
 - **Diverged runs are not averaged away.** A diverged run counts, in both accuracies, for what
   always answering the commonest training class scores on the test set, since that is what its user
   is left with. The other metrics do not exist for it: the pair is left out and counted in
-  ``left_out``. The seeds are listed under ``diverged``.
+  ``left_out``, as is a pair of which both diverged. The seeds are listed under ``diverged``.
 - **Controls** (the baseline at a matched learning rate) are compared with the baseline as a family
   of their own, so that they do not weaken the correction over the losses; ``against_control`` holds
   each loss − its control, another family.
@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,12 @@ def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> d
     controls = {a["control_for"]: a["label"] for a in comparison["losses"] if a["control_for"]}
     losses = [label for label in runs if label not in controls.values() and label != baseline]
 
+    broken = {
+        (label, seed)
+        for label, of in runs.items()
+        for seed in of
+        if of[seed]["status"] == "diverged"
+    }
     comparisons: dict[str, dict[str, Any]] = {}
     against_control: dict[str, dict[str, Any]] = {}
     table: dict[str, dict[str, Any]] = {}
@@ -92,7 +98,7 @@ def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> d
                 label: {seed: _value(of[seed], selection, metric, comparison) for seed in of}
                 for label, of in runs.items()
             }
-            judge = _Judge(comparison, metric, values)
+            judge = _Judge(comparison, metric, values, broken)
             comparisons[selection][metric] = {
                 **judge.compare({label: baseline for label in losses}),
                 **judge.compare({label: baseline for label in controls.values()}),
@@ -127,6 +133,7 @@ _COPIED = (
     "selection",
     "margin",
     "seeds",
+    "resolution",
     "command",
     "skipped_controls",
 )
@@ -165,8 +172,10 @@ class _Judge:
         comparison: Mapping[str, Any],
         metric: str,
         values: Mapping[str, Mapping[int, float | None]],
+        diverged: Set[tuple[str, int]],
     ) -> None:
         self.comparison, self.metric, self.values = comparison, metric, values
+        self.diverged = diverged
 
     def compare(self, pairs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         """For each label and what it is compared with: the comparison, ready for JSON."""
@@ -200,7 +209,8 @@ class _Judge:
             if seed not in self.values[other]:
                 continue
             reference = self.values[other][seed]
-            if value is None or reference is None:
+            both = all((which, seed) in self.diverged for which in (label, other))
+            if value is None or reference is None or both:
                 left_out.append(seed)
             else:
                 differences[seed] = sign * (value - reference)

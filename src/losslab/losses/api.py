@@ -52,13 +52,15 @@ def documentation(row: Row, *, binary: bool = False, example: str) -> str:
 
 
 def signature(row: Row, *, binary: bool, tensors: bool) -> inspect.Signature:
+    """``weight`` comes first and may be positional, as PyTorch's; all else goes by name."""
     kind = inspect.Parameter
     options = r.BINARY_OPTIONS if binary else r.OPTIONS
     named = [(p.name, p.default) for p in row.parameters]
-    named += [(name, default) for name, (default, _, _) in options.items()]
+    named += [(name, default) for name, (default, _, _) in options.items() if name != "weight"]
     parameters = [
         kind(name, kind.POSITIONAL_OR_KEYWORD) for name in (("input", "target") if tensors else ())
     ]
+    parameters.append(kind("weight", kind.POSITIONAL_OR_KEYWORD, default=None))
     parameters += [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in named]
     return inspect.Signature(parameters)
 
@@ -81,8 +83,10 @@ def make_function(row: Row, *, binary: bool = False) -> Callable[..., Tensor]:
     name = row.binary_function_name if binary else row.function_name
     names = r.BINARY_OPTIONS if binary else r.OPTIONS
 
-    def function(input: Tensor, target: Tensor, **keywords: Any) -> Tensor:
-        options, parameters = r.split_options(keywords, names)
+    def function(
+        input: Tensor, target: Tensor, weight: Tensor | None = None, **keywords: Any
+    ) -> Tensor:
+        options, parameters = r.split_options({"weight": weight, **keywords}, names)
         values = row.check(parameters)
         if any(isinstance(value, Schedule) for value in parameters.values()):
             module = row.binary_module_name if binary else row.module_name

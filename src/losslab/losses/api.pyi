@@ -75,8 +75,8 @@ __all__ = [
 def cross_entropy(
     input: Tensor,
     target: Tensor,
-    *,
     weight: Tensor | None = ...,
+    *,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -86,8 +86,8 @@ def cross_entropy(
 class CrossEntropyLoss(CatalogLoss):
     def __init__(
         self,
-        *,
         weight: Tensor | deferred_weights | None = ...,
+        *,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -97,22 +97,22 @@ class CrossEntropyLoss(CatalogLoss):
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
-    *,
     weight: Tensor | None = ...,
+    *,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
 
 class BinaryCrossEntropyWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
-        self, *, weight: Tensor | None = ..., pos_weight: Tensor | None = ..., reduction: str = ...
+        self, weight: Tensor | None = ..., *, pos_weight: Tensor | None = ..., reduction: str = ...
     ) -> None: ...
 
 def expectation_loss(
     input: Tensor,
     target: Tensor,
-    *,
     weight: Tensor | None = ...,
+    *,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -122,8 +122,8 @@ def expectation_loss(
 class ExpectationLoss(CatalogLoss):
     def __init__(
         self,
-        *,
         weight: Tensor | deferred_weights | None = ...,
+        *,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -133,25 +133,25 @@ class ExpectationLoss(CatalogLoss):
 def binary_expectation_with_logits(
     input: Tensor,
     target: Tensor,
-    *,
     weight: Tensor | None = ...,
+    *,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
 
 class BinaryExpectationWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
-        self, *, weight: Tensor | None = ..., pos_weight: Tensor | None = ..., reduction: str = ...
+        self, weight: Tensor | None = ..., *, pos_weight: Tensor | None = ..., reduction: str = ...
     ) -> None: ...
 
 def mixed_loss(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     focus: float | None = ...,
     alpha: float | None = ...,
     beta: float | None = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -161,11 +161,11 @@ def mixed_loss(
 class MixedLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         focus: float | Schedule | None = ...,
         alpha: float | Schedule | None = ...,
         beta: float | Schedule | None = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -175,11 +175,11 @@ class MixedLoss(CatalogLoss):
 def binary_mixed_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     focus: float | None = ...,
     alpha: float | None = ...,
     beta: float | None = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -187,11 +187,11 @@ def binary_mixed_with_logits(
 class BinaryMixedWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         focus: float | Schedule | None = ...,
         alpha: float | Schedule | None = ...,
         beta: float | Schedule | None = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -199,12 +199,12 @@ class BinaryMixedWithLogitsLoss(BinaryCatalogLoss):
 def encouraging_loss(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     rho: float = ...,
     log_end: float | None = ...,
     bonus_start: float | None = ...,
     eps: float = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -214,12 +214,12 @@ def encouraging_loss(
 class EncouragingLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         rho: float | Schedule = ...,
         log_end: float | Schedule | None = ...,
         bonus_start: float | Schedule | None = ...,
         eps: float | Schedule = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -229,12 +229,12 @@ class EncouragingLoss(CatalogLoss):
 def binary_encouraging_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     rho: float = ...,
     log_end: float | None = ...,
     bonus_start: float | None = ...,
     eps: float = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -242,12 +242,12 @@ def binary_encouraging_with_logits(
 class BinaryEncouragingWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         rho: float | Schedule = ...,
         log_end: float | Schedule | None = ...,
         bonus_start: float | Schedule | None = ...,
         eps: float | Schedule = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -255,11 +255,11 @@ class BinaryEncouragingWithLogitsLoss(BinaryCatalogLoss):
 def encouraging_power_loss(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     rho: float = ...,
     gamma: float = ...,
     bonus_start: float | None = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -269,11 +269,11 @@ def encouraging_power_loss(
 class EncouragingPowerLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         rho: float | Schedule = ...,
         gamma: float | Schedule = ...,
         bonus_start: float | Schedule | None = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -283,11 +283,11 @@ class EncouragingPowerLoss(CatalogLoss):
 def binary_encouraging_power_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     rho: float = ...,
     gamma: float = ...,
     bonus_start: float | None = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -295,11 +295,11 @@ def binary_encouraging_power_with_logits(
 class BinaryEncouragingPowerWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         rho: float | Schedule = ...,
         gamma: float | Schedule = ...,
         bonus_start: float | Schedule | None = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -307,9 +307,9 @@ class BinaryEncouragingPowerWithLogitsLoss(BinaryCatalogLoss):
 def encouraging_cosine_loss(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     rho: float = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -319,9 +319,9 @@ def encouraging_cosine_loss(
 class EncouragingCosineLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         rho: float | Schedule = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -331,9 +331,9 @@ class EncouragingCosineLoss(CatalogLoss):
 def binary_encouraging_cosine_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     rho: float = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -341,9 +341,9 @@ def binary_encouraging_cosine_with_logits(
 class BinaryEncouragingCosineWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         rho: float | Schedule = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -351,9 +351,9 @@ class BinaryEncouragingCosineWithLogitsLoss(BinaryCatalogLoss):
 def focal_loss(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     gamma: float = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -363,9 +363,9 @@ def focal_loss(
 class FocalLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         gamma: float | Schedule = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -375,9 +375,9 @@ class FocalLoss(CatalogLoss):
 def binary_focal_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     gamma: float = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -385,9 +385,9 @@ def binary_focal_with_logits(
 class BinaryFocalWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         gamma: float | Schedule = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -395,10 +395,10 @@ class BinaryFocalWithLogitsLoss(BinaryCatalogLoss):
 def halted_focal_loss(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     gamma: float = ...,
     threshold: float = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -408,10 +408,10 @@ def halted_focal_loss(
 class HaltedFocalLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         gamma: float = ...,
         threshold: float = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -421,10 +421,10 @@ class HaltedFocalLoss(CatalogLoss):
 def binary_halted_focal_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     gamma: float = ...,
     threshold: float = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -432,10 +432,10 @@ def binary_halted_focal_with_logits(
 class BinaryHaltedFocalWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         gamma: float = ...,
         threshold: float = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -443,10 +443,10 @@ class BinaryHaltedFocalWithLogitsLoss(BinaryCatalogLoss):
 def generalized_cross_entropy(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     q: float = ...,
     truncation: float | None = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -456,10 +456,10 @@ def generalized_cross_entropy(
 class GeneralizedCrossEntropyLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         q: float | Schedule = ...,
         truncation: float | Schedule | None = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -469,10 +469,10 @@ class GeneralizedCrossEntropyLoss(CatalogLoss):
 def binary_generalized_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     q: float = ...,
     truncation: float | None = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -480,10 +480,10 @@ def binary_generalized_cross_entropy_with_logits(
 class BinaryGeneralizedCrossEntropyWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         q: float | Schedule = ...,
         truncation: float | Schedule | None = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -491,9 +491,9 @@ class BinaryGeneralizedCrossEntropyWithLogitsLoss(BinaryCatalogLoss):
 def tamed_cross_entropy(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     alpha: float = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -503,9 +503,9 @@ def tamed_cross_entropy(
 class TamedCrossEntropyLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         alpha: float = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -515,9 +515,9 @@ class TamedCrossEntropyLoss(CatalogLoss):
 def binary_tamed_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     alpha: float = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -525,9 +525,9 @@ def binary_tamed_cross_entropy_with_logits(
 class BinaryTamedCrossEntropyWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         alpha: float = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -535,9 +535,9 @@ class BinaryTamedCrossEntropyWithLogitsLoss(BinaryCatalogLoss):
 def mean_squared_error(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     mirror: bool = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -547,9 +547,9 @@ def mean_squared_error(
 class MeanSquaredErrorLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         mirror: bool = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -559,9 +559,9 @@ class MeanSquaredErrorLoss(CatalogLoss):
 def binary_mean_squared_error_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     mirror: bool = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -569,9 +569,9 @@ def binary_mean_squared_error_with_logits(
 class BinaryMeanSquaredErrorWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         mirror: bool = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -579,8 +579,8 @@ class BinaryMeanSquaredErrorWithLogitsLoss(BinaryCatalogLoss):
 def mean_absolute_error(
     input: Tensor,
     target: Tensor,
-    *,
     weight: Tensor | None = ...,
+    *,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -590,8 +590,8 @@ def mean_absolute_error(
 class MeanAbsoluteErrorLoss(CatalogLoss):
     def __init__(
         self,
-        *,
         weight: Tensor | deferred_weights | None = ...,
+        *,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -601,22 +601,22 @@ class MeanAbsoluteErrorLoss(CatalogLoss):
 def binary_mean_absolute_error_with_logits(
     input: Tensor,
     target: Tensor,
-    *,
     weight: Tensor | None = ...,
+    *,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
 
 class BinaryMeanAbsoluteErrorWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
-        self, *, weight: Tensor | None = ..., pos_weight: Tensor | None = ..., reduction: str = ...
+        self, weight: Tensor | None = ..., *, pos_weight: Tensor | None = ..., reduction: str = ...
     ) -> None: ...
 
 def complement_entropy(
     input: Tensor,
     target: Tensor,
-    *,
     weight: Tensor | None = ...,
+    *,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -626,8 +626,8 @@ def complement_entropy(
 class ComplementEntropyLoss(CatalogLoss):
     def __init__(
         self,
-        *,
         weight: Tensor | deferred_weights | None = ...,
+        *,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -637,8 +637,8 @@ class ComplementEntropyLoss(CatalogLoss):
 def maximum_probability_cross_entropy(
     input: Tensor,
     target: Tensor,
-    *,
     weight: Tensor | None = ...,
+    *,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -648,8 +648,8 @@ def maximum_probability_cross_entropy(
 class MaximumProbabilityCrossEntropyLoss(CatalogLoss):
     def __init__(
         self,
-        *,
         weight: Tensor | deferred_weights | None = ...,
+        *,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -659,9 +659,9 @@ class MaximumProbabilityCrossEntropyLoss(CatalogLoss):
 def exponential_loss(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     cap: float = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -671,9 +671,9 @@ def exponential_loss(
 class ExponentialLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         cap: float = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -683,9 +683,9 @@ class ExponentialLoss(CatalogLoss):
 def binary_exponential_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     cap: float = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -693,9 +693,9 @@ def binary_exponential_with_logits(
 class BinaryExponentialWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         cap: float = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -703,9 +703,9 @@ class BinaryExponentialWithLogitsLoss(BinaryCatalogLoss):
 def hinge_loss(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     margin: float = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -715,9 +715,9 @@ def hinge_loss(
 class HingeLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         margin: float = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -727,9 +727,9 @@ class HingeLoss(CatalogLoss):
 def binary_hinge_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     margin: float = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -737,9 +737,9 @@ def binary_hinge_with_logits(
 class BinaryHingeWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         margin: float = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...
@@ -747,9 +747,9 @@ class BinaryHingeWithLogitsLoss(BinaryCatalogLoss):
 def squared_hinge_loss(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     margin: float = ...,
-    weight: Tensor | None = ...,
     ignore_index: int = ...,
     reduction: str = ...,
     label_smoothing: float = ...,
@@ -759,9 +759,9 @@ def squared_hinge_loss(
 class SquaredHingeLoss(CatalogLoss):
     def __init__(
         self,
+        weight: Tensor | deferred_weights | None = ...,
         *,
         margin: float = ...,
-        weight: Tensor | deferred_weights | None = ...,
         ignore_index: int = ...,
         reduction: str = ...,
         label_smoothing: float = ...,
@@ -771,9 +771,9 @@ class SquaredHingeLoss(CatalogLoss):
 def binary_squared_hinge_with_logits(
     input: Tensor,
     target: Tensor,
+    weight: Tensor | None = ...,
     *,
     margin: float = ...,
-    weight: Tensor | None = ...,
     pos_weight: Tensor | None = ...,
     reduction: str = ...,
 ) -> Tensor: ...
@@ -781,9 +781,9 @@ def binary_squared_hinge_with_logits(
 class BinarySquaredHingeWithLogitsLoss(BinaryCatalogLoss):
     def __init__(
         self,
+        weight: Tensor | None = ...,
         *,
         margin: float = ...,
-        weight: Tensor | None = ...,
         pos_weight: Tensor | None = ...,
         reduction: str = ...,
     ) -> None: ...

@@ -152,8 +152,8 @@ class CatalogLoss(ClassificationLoss):
 
     row: Row
 
-    def __init__(self, **keywords: Any) -> None:
-        options, parameters = r.split_options(keywords, r.OPTIONS)
+    def __init__(self, weight: Tensor | deferred_weights | None = None, **keywords: Any) -> None:
+        options, parameters = r.split_options({"weight": weight, **keywords}, r.OPTIONS)
         super().__init__(**options)
         _set_parameters(self, parameters)
 
@@ -231,9 +231,9 @@ class BinaryCatalogLoss(BinaryOddsLoss):
 
     row: Row
 
-    def __init__(self, **keywords: Any) -> None:
+    def __init__(self, weight: Tensor | None = None, **keywords: Any) -> None:
         _Loss.__init__(self)
-        options, parameters = r.split_options(keywords, r.BINARY_OPTIONS)
+        options, parameters = r.split_options({"weight": weight, **keywords}, r.BINARY_OPTIONS)
         _binary_options(self, **options)
         _set_parameters(self, parameters)
 
@@ -341,7 +341,8 @@ class OneVsRestLoss(ClassificationLoss):
         if not isinstance(loss, ClassificationLoss | SumLoss) or _sigmoid_psi(loss) is None:
             raise InputError(
                 "one_vs_rest takes a loss that is a function of one output's log-odds, such as "
-                f"encouraging or mean_squared_error; got {getattr(loss, 'spec', loss)}."
+                f"EncouragingLoss(); got {getattr(loss, 'spec', repr(loss))}. With a spec string "
+                "write losslab.loss('one_vs_rest(SPEC)')."
             )
         if class_reduction not in ("sum", "mean"):
             raise InputError(f"class_reduction must be 'sum' or 'mean'; got {class_reduction!r}.")

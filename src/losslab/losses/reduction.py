@@ -68,10 +68,10 @@ class OddsRows:
     psi: Psi
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
-        return self.psi(quiet(choose()(logits, target), ignored))
+        return _elementwise(self.psi, quiet(choose()(logits, target), ignored))
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
-        return self.psi(_calm(logodds.all_log_odds(logits), unused))
+        return _elementwise(self.psi, _calm(logodds.all_log_odds(logits), unused))
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,13 @@ def classification_loss(
             f"weight must hold one number a class, shape ({classes},); got {tuple(weight.shape)}."
         )
     count: Tensor | int
-    if target.shape == input.shape and target.is_floating_point():
+    if target.is_floating_point() and target.shape != input.shape:
+        raise InputError(
+            f"target must hold class indices, or probabilities of the input's shape "
+            f"{tuple(input.shape)}; got {str(target.dtype).removeprefix('torch.')} of shape "
+            f"{tuple(target.shape)}."
+        )
+    if target.is_floating_point():
         if ignore_index >= 0:
             raise InputError(
                 "ignore_index works with class-index targets only; for probability targets give "
@@ -242,6 +248,18 @@ def sum_of_others(x: Tensor) -> Tensor:
     before = torch.cat([nothing, x[:, :-1].cumsum(1)], 1)
     after = torch.cat([x[:, 1:].flip(1).cumsum(1).flip(1), nothing], 1)
     return before + after
+
+
+def _elementwise(psi: Psi, a: Tensor) -> Tensor:
+    """ψ(a), once it is clear that there is one number for each log-odds."""
+    losses = psi(a)
+    if not isinstance(losses, Tensor) or losses.shape != a.shape:
+        came = f"one of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else repr(losses)
+        raise InputError(
+            f"psi must return a tensor of its argument's shape, {tuple(a.shape)}; got {came}. "
+            "Write it elementwise, such as `lambda a: torch.relu(1 - a)`."
+        )
+    return losses
 
 
 def quiet(x: Tensor, ignored: Tensor | None) -> Tensor:

@@ -52,7 +52,8 @@ def loss(spec: str, **options: Any) -> nn.Module:
     Args:
         spec: a name or alias with parameters, sums and multiples of such, or one wrapped by
             ``one_vs_rest``, ``complement_objective``, ``additive_margin``, ``ldam`` or
-            ``logit_adjustment``. ``losslab losses`` lists them.
+            ``logit_adjustment``. ``losslab losses`` lists them. A schedule in
+            the spec moves when the training loop calls the module's ``set_progress``.
         options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``,
             ``zero_if_empty``, as in ``nn.CrossEntropyLoss``.
 

@@ -34,14 +34,14 @@ def text() -> str:
 
 def _function(row: Row, binary: bool) -> str:
     name = row.binary_function_name if binary else row.function_name
-    arguments = ["input: Tensor", "target: Tensor", "*", *_named(row, binary, module=False)]
+    arguments = ["input: Tensor", "target: Tensor", *_named(row, binary, module=False)]
     return _signature(name, arguments, "Tensor") + "\n"
 
 
 def _module(row: Row, binary: bool) -> str:
     name = row.binary_module_name if binary else row.module_name
     base = "BinaryCatalogLoss" if binary else "CatalogLoss"
-    arguments = ["self", "*", *_named(row, binary, module=True)]
+    arguments = ["self", *_named(row, binary, module=True)]
     return f"class {name}({base}):\n{_signature('__init__', arguments, 'None', indent=4)}\n"
 
 
@@ -58,10 +58,10 @@ def _signature(name: str, arguments: list[str], result: str, indent: int = 0) ->
 
 def _named(row: Row, binary: bool, *, module: bool) -> list[str]:
     options = r.BINARY_OPTIONS if binary else r.OPTIONS
-    named = [f"{p.name}: {_type(p, row, module)} = ..." for p in row.parameters]
-    for name, (_, kind, _) in options.items():
-        scheduled = module and not binary and name == "weight"
-        named.append(f"{name}: {'Tensor | deferred_weights | None' if scheduled else kind} = ...")
+    scheduled = "deferred_weights | " if module and not binary else ""
+    named = [f"weight: Tensor | {scheduled}None = ...", "*"]
+    named += [f"{p.name}: {_type(p, row, module)} = ..." for p in row.parameters]
+    named += [f"{n}: {kind} = ..." for n, (_, kind, _) in options.items() if n != "weight"]
     return named
 
 

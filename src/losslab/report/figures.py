@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from losslab.report.forest import ForestRow, forest
@@ -133,6 +133,8 @@ def _fit_to_late(axes: Axes, panel: Curves) -> None:
     ends = [end for end in ends if math.isfinite(end)]
     if panel.log and min(ends) > 0 and max(ends) > 20 * min(ends):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # no mathtext
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"{panel.title} (log scale)")
         axes.set_ylim(min(ends) / 1.2, max(ends) * 1.2)
     elif max(ends) > min(ends):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from losslab.report.folder import RunFolder, comparisons_of
-from losslab.report.numbers import listing, metric, value_text
+from losslab.report.numbers import listing, metric, size_text, value_text
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ def summary_notices(
     """The warnings that a summary holds by itself; ``reasons`` says why (label, seed) diverged."""
     return [
         *_optimistic(summary),
+        *_coarse(summary),
         *_diverged(summary, reasons or {}),
         *_missing(summary),
         *_refused(summary),
@@ -48,6 +49,17 @@ def _optimistic(summary: Mapping[str, Any]) -> Iterable[Notice]:
             "optimistic",
             "The verdicts are about each run's best epoch on the test set itself: nobody can "
             "choose that epoch in use, and noise looks like gain.",
+        )
+
+
+def _coarse(summary: Mapping[str, Any]) -> Iterable[Notice]:
+    step, row = summary.get("resolution", {}).get(summary["metric"], 0), metric(summary["metric"])
+    if step > summary["margin"]:
+        yield Notice(
+            "coarse",
+            f"One test example is {size_text(row, step)}, more than the margin of "
+            f"{size_text(row, summary['margin'])}: to show that there is no worthwhile difference "
+            "takes very many seeds here, or a larger test set.",
         )
 
 

@@ -47,7 +47,7 @@ def print_table(
     """
     printer = _Printer(console, summary)
     console.print(printer.table())
-    for line in printer.elsewhere(summary):
+    for line in [*printer.against_controls(summary), *printer.elsewhere(summary)]:
         console.print(printer.text(textwrap.fill(line, console.width, subsequent_indent="    ")))
     for notice in summary_notices(summary):
         console.print(printer.text(f"{notice.kind}: {notice.text}", "yellow"))
@@ -87,6 +87,16 @@ class _Printer:
         for label in [self.baseline, *losses, *self.controls]:
             table.add_row(*self._cells(label))
         return table
+
+    def against_controls(self, summary: Mapping[str, Any]) -> list[str]:
+        """Each loss against the baseline at its matched learning rate."""
+        entries = summary["against_control"][summary["selection"]][self.metric.name]
+        lines = [
+            f"  {label}: {entry['verdict']}, {difference_text(self.metric, entry['mean'])} "
+            f"{interval_text(self.metric, entry['low'], entry['high'])}"
+            for label, entry in entries.items()
+        ]
+        return ["Against the baseline at the matched learning rate:", *lines] if lines else []
 
     def elsewhere(self, summary: Mapping[str, Any]) -> list[str]:
         """For each loss the other metrics that got better or worse, which one alone would hide."""
