@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from losslab.errors import InputError
-from losslab.logodds.eager import _promote, target_span
+from losslab.logodds.eager import promote, target_span
 from losslab.logodds.reference import target_log_odds_reference
 from losslab.logodds.select import choose
 
@@ -75,7 +75,7 @@ def all_log_odds(logits: Tensor) -> Tensor:
         )
     if logits.dim() == 1:
         return all_log_odds(logits.unsqueeze(0)).squeeze(0)
-    z = _promote(logits)
+    z = promote(logits)
     if z.shape[1] == 0 or z.shape[0] == 0:
         return z.clone()
     # Every class but the top one has p ≤ 1/2, where log p − log(1 − p) loses nothing.

@@ -21,26 +21,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Elements in one piece of rows: 1 MB of float32 stays in a core's L2 cache; measured best among
-# 2^16, 2^18 and 2^20 (benchmarks/log_odds.py). Other devices take much larger pieces, since there
-# each operation costs a launch and only memory is to be bounded.
+# Elements in one piece of rows: 1 MB of float32 stays in a core's L2 cache. Other devices take much
+# larger pieces, since there each operation costs a launch and only memory is to be bounded.
 _CPU_PIECE = 1 << 18
 _DEVICE_PIECE = 1 << 26
 
 
 def composite(logits: Tensor, target: Tensor) -> Tensor:
     """Log-odds by differentiable operations alone; ``logits`` (N, C, …), ``target`` (N, …)."""
-    z = _promote(logits)
-    is_target = _class_index(z) == target.unsqueeze(1)
-    others = z.masked_fill(is_target, -torch.inf)
-    top = others.detach().amax(1, keepdim=True)
-    # clamp: only +inf − max would exceed 0, and counts as one there; its slope at 0 is 1
-    weights = (others - _finite(top)).clamp(max=0).exp()
+    z = promote(logits)
+    _, top, weights = _competitors(z, target)
     total = weights.sum(1)
     gap = z.gather(1, target.unsqueeze(1)).squeeze(1) - top.squeeze(1)
     alone = total == 0
     log_total = total.masked_fill(alone, 1).log()
     return torch.where(alone, gap.detach(), gap - log_total)
+
+
+def _competitors(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the target is, the top of the others, and exp(z_j − m), 0 at the target."""
+    is_target = _class_index(z) == target.unsqueeze(1)
+    others = z.masked_fill(is_target, -torch.inf)
+    top = others.detach().amax(1, keepdim=True)
+    # clamp: only +inf − max would exceed 0, and counts as one there; its slope at 0 is 1
+    return is_target, top, (others - _finite(top)).clamp(max=0).exp()
 
 
 class _ChunkedLogOdds(torch.autograd.Function):
@@ -51,7 +55,7 @@ class _ChunkedLogOdds(torch.autograd.Function):
         index = target.unsqueeze(1)
         pieces = _pieces(logits)
         if len(pieces) == 1:
-            top, shift, total = _statistics(_promote(logits).scatter(1, index, -torch.inf))
+            top, shift, total = _statistics(promote(logits).scatter(1, index, -torch.inf))
         else:
             top, shift, total = _statistics_by_piece(logits, index, pieces)
         ctx.save_for_backward(logits, target, shift, total)
@@ -82,7 +86,6 @@ def chunked(logits: Tensor, target: Tensor) -> Tensor:
 
 def _gradient(logits: Tensor, target: Tensor, shift: Tensor, total: Tensor, grad: Tensor) -> Tensor:
     """g·(e_y − q) written piece by piece into one new tensor of the logits' dtype."""
-    result = torch.empty_like(logits, memory_format=torch.contiguous_format)
     alone = total == 0  # no competitor: a is +inf and stays there
     index, grad = target.unsqueeze(1), grad.unsqueeze(1).masked_fill(alone, 0)
     scale = grad / -total.masked_fill(alone, 1)
@@ -91,6 +94,7 @@ def _gradient(logits: Tensor, target: Tensor, shift: Tensor, total: Tensor, grad
     if same and len(pieces) == 1:
         q = (logits - shift).clamp_(max=0).exp_()
         return q.mul_(scale).scatter_(1, index, grad)
+    result = torch.empty_like(logits, memory_format=torch.contiguous_format)
     if not same:
         buffer = logits.new_empty((pieces[0].stop, *logits.shape[1:]), dtype=shift.dtype)
     for rows in pieces:
@@ -124,10 +128,7 @@ def _statistics_by_piece(logits: Tensor, index: Tensor, pieces: list[slice]) -> 
 
 def _differentiable_gradient(logits: Tensor, target: Tensor, grad: Tensor) -> Tensor:
     """g·(e_y − q) as operations that can be differentiated again."""
-    z = _promote(logits)
-    is_target = _class_index(z) == target.unsqueeze(1)
-    others = z.masked_fill(is_target, -torch.inf)
-    weights = (others - _finite(others.detach().amax(1, keepdim=True))).clamp(max=0).exp()
+    is_target, _, weights = _competitors(promote(logits), target)
     total = weights.sum(1, keepdim=True)
     alone = total == 0
     q = weights / total.masked_fill(alone, 1)
@@ -145,8 +146,9 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def _promote(logits: Tensor) -> Tensor:
-    return logits.to(_compute_dtype(logits.dtype))
+def promote(x: Tensor) -> Tensor:
+    """``x`` in the dtype that it is computed in."""
+    return x.to(_compute_dtype(x.dtype))
 
 
 def _class_index(logits: Tensor) -> Tensor:

@@ -294,10 +294,7 @@ class SumLoss(_Loss):
     @property
     def psi(self) -> r.Psi | None:
         """Σ c_i ψ_i, where every term is a ψ of the same kind of log-odds."""
-        terms = [(c, getattr(loss, "psi", None)) for c, loss in _terms(self)]
-        if any(psi is None for _, psi in terms):
-            return None
-        return lambda a: sum(times(c, psi(a)) for c, psi in terms)  # type: ignore[misc, return-value]
+        return _sum_of_psi([(c, getattr(loss, "psi", None)) for c, loss in _terms(self)])
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         first = self.losses[0]
@@ -455,8 +452,8 @@ def _keep_precision(module: Any, fn: Any, apply: Callable[[], Any]) -> Any:
     result = apply()
     for name, value in values.items():
         buffer = getattr(module, name)
-        exact = torch.float32 if buffer.device.type == "mps" else torch.float64
-        setattr(module, name, torch.tensor(value, dtype=exact, device=buffer.device))
+        dtype = torch.float32 if buffer.device.type == "mps" else torch.float64
+        setattr(module, name, torch.tensor(value, dtype=dtype, device=buffer.device))
     return result
 
 
@@ -505,13 +502,17 @@ def _options_of(loss: _Loss) -> dict[str, Any]:
     return options | {"weight": inner._weight_schedule or options["weight"]}
 
 
+def _sum_of_psi(terms: list[tuple[float, r.Psi | None]]) -> r.Psi | None:
+    """Σ c_i ψ_i, or None where a term is not a ψ."""
+    if any(psi is None for _, psi in terms):
+        return None
+    return lambda a: sum(times(c, psi(a)) for c, psi in terms)  # type: ignore[misc, return-value]
+
+
 def _sigmoid_psi(loss: Any) -> r.Psi | None:
     """ψ as one sigmoid output sees it; a sum's is the sum of its terms'."""
     if isinstance(loss, SumLoss):
-        terms = [(c, _sigmoid_psi(term)) for c, term in _terms(loss)]
-        if any(psi is None for _, psi in terms):
-            return None
-        return lambda a: sum(times(c, psi(a)) for c, psi in terms)  # type: ignore[misc, return-value]
+        return _sum_of_psi([(c, _sigmoid_psi(term)) for c, term in _terms(loss)])
     if isinstance(loss, CatalogLoss):
         psi, arguments = loss.row.psi, _arguments(loss)
         return None if psi is None else lambda a: psi(a, **arguments)

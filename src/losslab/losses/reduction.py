@@ -18,7 +18,7 @@ from torch import Tensor
 
 from losslab import logodds
 from losslab.errors import InputError, nearest
-from losslab.logodds.eager import target_span
+from losslab.logodds.eager import promote, target_span
 from losslab.logodds.select import choose
 from losslab.losses.psi import times
 
@@ -82,15 +82,15 @@ class OneVsRestRows:
     mean: bool = False
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
-        z = _widen(logits)
+        z = promote(logits)
         index = target.unsqueeze(1)
         signed = z.neg().scatter(1, index, z.gather(1, index))
         every = None if ignored is None else ignored.unsqueeze(1)
-        return self._over_classes(self.psi(quiet(signed, every)))
+        return self._over_classes(_elementwise(self.psi, quiet(signed, every)))
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
-        z = _widen(logits)
-        absent = self.psi(-z)
+        z = promote(logits)
+        absent = _elementwise(self.psi, -z)
         losses = self.psi(_calm(z, unused)) + sum_of_others(absent)
         return losses / z.shape[1] if self.mean else losses
 
@@ -156,7 +156,7 @@ def _index_target(
     """Losses of shape ``target`` and what a mean divides by."""
     logits, target, unbatched = logodds.check(input, target)
     if label_smoothing > 0:
-        logits = _widen(logits)  # once, so that both parts' gradients meet in float32
+        logits = promote(logits)  # once, so that both parts' gradients meet in float32
     target, ignored = _without_ignored(target, ignore_index, logits.shape[1])
     count: Tensor | int
     losses = rows.hard(logits, target, ignored)
@@ -185,7 +185,7 @@ def _probability_target(
         input, target = input.unsqueeze(0), target.unsqueeze(0)
         losses, count = _probability_target(input, target, rows, weight, label_smoothing)
         return losses.squeeze(0), count
-    target = _widen(target)
+    target = promote(target)
     if label_smoothing > 0:
         target = target * (1 - label_smoothing) + label_smoothing / target.shape[1]
     if weight is not None:
@@ -217,10 +217,10 @@ def binary_loss(
             f"got {str(input.dtype).removeprefix('torch.')} {tuple(input.shape)} "
             f"and {tuple(target.shape)}."
         )
-    z = _widen(input)
+    z = promote(input)
     target = target.to(z.dtype)
     positive = target if pos_weight is None else target * pos_weight.to(z.dtype)
-    losses = times(positive, psi(_calm(z, target == 0)))
+    losses = times(positive, _elementwise(psi, _calm(z, target == 0)))
     losses = losses + times(1 - target, psi(-_calm(z, target == 1)))
     if weight is not None:
         losses = times(weight.to(z.dtype), losses)
@@ -291,10 +291,6 @@ def _zero_weight(logits: Tensor, weight: Tensor | None) -> Tensor | None:
 
 def _per_class(values: Tensor, like: Tensor) -> Tensor:
     return values.view(1, -1, *[1] * (like.dim() - 2))
-
-
-def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _narrow(losses: Tensor, input: Tensor) -> Tensor:

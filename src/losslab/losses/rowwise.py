@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from losslab.errors import InputError
 from losslab.logodds import all_log_odds
+from losslab.logodds.eager import promote
 from losslab.logodds.select import choose
 from losslab.losses.psi import cross_entropy, expectation
-from losslab.losses.reduction import OddsRows, Psi, _widen, check_reduction, quiet, sum_of_others
+from losslab.losses.reduction import OddsRows, Psi, check_reduction, quiet, sum_of_others
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class SquaredErrorRows:
     mirror: bool = False
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
-        logits = _widen(logits)  # once, so that both parts' gradients meet in float32
+        logits = promote(logits)  # once, so that both parts' gradients meet in float32
         wrong = expectation(quiet(choose()(logits, target), ignored))
         if self.mirror:
             return 4 * wrong - logits.shape[1]
@@ -35,7 +36,7 @@ class SquaredErrorRows:
         return wrong.square() + others.square().sum(1)
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
-        logits = _widen(logits)
+        logits = promote(logits)
         wrong = expectation(all_log_odds(logits))
         if self.mirror:
             return 4 * wrong - logits.shape[1]
@@ -67,13 +68,13 @@ class MaximumProbabilityRows:
     """
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
-        z = _widen(logits)
+        z = promote(logits)
         a = quiet(choose()(z, target), ignored)
         lead = self._lead(z, z.gather(1, target.unsqueeze(1))).squeeze(1)
         return self._scaled(cross_entropy(a), lead)
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
-        z = _widen(logits)
+        z = promote(logits)
         return self._scaled(-torch.log_softmax(z, 1), self._lead(z, z))
 
     def _lead(self, z: Tensor, own: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class ComplementEntropyRows:
     """
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
-        z = _widen(logits)
+        z = promote(logits)
         classes = z.shape[1]
         if classes < 3:
             return (z.masked_fill(z.isinf(), 0) * 0).sum(1)  # no two wrong classes to flatten
