@@ -11,7 +11,7 @@ import torch._dynamo
 
 import losslab
 from laws.settings import ON_SOFTMAX, SPECS
-from losslab.logodds import eager
+from losslab.logodds import kernel
 from losslab.losses.catalog import ROWS
 
 LOGITS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -323,13 +323,13 @@ def test_sums_of_binary_losses():
 def test_terms_share_one_pass(monkeypatch, spec, passes):
     """Oracle: the number of times the log-odds are computed: the whole cost of a loss."""
     calls = []
-    original = eager.chunked
+    original = kernel.log_odds
 
     def counting(*args):
         calls.append(args)
         return original(*args)
 
-    monkeypatch.setattr(eager, "chunked", counting)
+    monkeypatch.setattr(kernel, "log_odds", counting)
     losslab.loss(spec, weight=WEIGHT)(LOGITS, TARGET)
     assert len(calls) == passes
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from losslab.errors import InputError
-from losslab.logodds.eager import promote, target_span
+from losslab.logodds.plain import promote
 from losslab.logodds.reference import target_log_odds_reference
-from losslab.logodds.select import choose
+from losslab.logodds.select import log_odds, target_span
 
 __all__ = ["all_log_odds", "target_log_odds", "target_log_odds_reference"]
 
@@ -50,8 +50,8 @@ def target_log_odds(logits: Tensor, target: Tensor) -> Tensor:
     """
     logits, target, unbatched = check(logits, target)
     check_range(target_span(target), logits.shape[1])
-    log_odds = choose()(logits, target)
-    return log_odds.squeeze(0) if unbatched else log_odds
+    result = log_odds(logits, target)
+    return result.squeeze(0) if unbatched else result
 
 
 def all_log_odds(logits: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def all_log_odds(logits: Tensor) -> Tensor:
     log_p = torch.log_softmax(z, 1)
     below = log_p.masked_fill(is_top, -torch.inf)
     a = log_p - torch.log1p(-below.exp())
-    return torch.where(is_top, choose()(z, top.squeeze(1)).unsqueeze(1), a)
+    return torch.where(is_top, log_odds(z, top.squeeze(1)).unsqueeze(1), a)
 
 
 def check(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, bool]:

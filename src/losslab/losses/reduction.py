@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from losslab import logodds
 from losslab.errors import InputError, nearest
-from losslab.logodds.eager import promote, target_span
-from losslab.logodds.select import choose
+from losslab.logodds.plain import promote
+from losslab.logodds.select import log_odds, target_span
 from losslab.losses.psi import times
 
 Psi = Callable[[Tensor], Tensor]
@@ -51,31 +51,40 @@ def split_options(
     return options, {k: v for k, v in keywords.items() if k not in options}
 
 
-class Rows(Protocol):
-    """How a loss looks at rows of logits (N, C, …); the result is float32 or wider."""
+class Rows:
+    """How a loss looks at rows of logits (N, C, …); the results are float32 or wider."""
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         """(N, …) losses for class indices; rows marked ``ignored`` may hold anything finite."""
+        raise NotImplementedError
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
         """(N, C, …) losses for every class; entries marked ``unused`` will be multiplied by 0."""
+        raise NotImplementedError
+
+    def expected(self, logits: Tensor, share: Tensor) -> Tensor:
+        """(N, …) Σ_k share_k L_k; ``share`` (N, C, …), or broadcast against it."""
+        return times(share, self.soft(logits, share == 0)).sum(1)
+
+    def num_classes(self, logits: Tensor) -> int:
+        return logits.shape[1]
 
 
 @dataclass(frozen=True)
-class OddsRows:
+class OddsRows(Rows):
     """ψ of the log-odds: the rows of nearly every loss."""
 
     psi: Psi
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
-        return _elementwise(self.psi, quiet(choose()(logits, target), ignored))
+        return _elementwise(self.psi, quiet(log_odds(logits, target), ignored))
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
         return _elementwise(self.psi, _calm(logodds.all_log_odds(logits), unused))
 
 
 @dataclass(frozen=True)
-class OneVsRestRows:
+class OneVsRestRows(Rows):
     """One sigmoid a class: ψ(z_k) for the true class and ψ(−z_k) for each other, summed."""
 
     psi: Psi
@@ -117,7 +126,7 @@ def classification_loss(
             "input must hold floating point logits of shape (C,), (N, C) or (N, C, d1, …); "
             f"got {str(input.dtype).removeprefix('torch.')} of shape {tuple(input.shape)}."
         )
-    classes = input.shape[0 if input.dim() == 1 else 1]
+    classes = rows.num_classes(input if input.dim() > 1 else input.unsqueeze(0))
     if weight is not None and weight.shape != (classes,):
         raise InputError(
             f"weight must hold one number a class, shape ({classes},); got {tuple(weight.shape)}."
@@ -157,7 +166,7 @@ def _index_target(
     logits, target, unbatched = logodds.check(input, target)
     if label_smoothing > 0:
         logits = promote(logits)  # once, so that both parts' gradients meet in float32
-    target, ignored = _without_ignored(target, ignore_index, logits.shape[1])
+    target, ignored = _without_ignored(target, ignore_index, rows.num_classes(logits))
     count: Tensor | int
     losses = rows.hard(logits, target, ignored)
     if weight is not None:
@@ -169,10 +178,9 @@ def _index_target(
     else:
         count = (~ignored).sum()
     if label_smoothing > 0:
-        every = rows.soft(logits, _zero_weight(logits, weight))
-        if weight is not None:
-            every = times(_per_class(weight, every), every)
-        losses = times(1 - label_smoothing, losses) + label_smoothing * every.mean(1)
+        share = _uniform(logits, rows.num_classes(logits), weight)
+        every = rows.expected(logits, share)
+        losses = times(1 - label_smoothing, losses) + label_smoothing * every
     losses = quiet(losses, ignored)
     return (losses.squeeze(0) if unbatched else losses), count
 
@@ -187,10 +195,10 @@ def _probability_target(
         return losses.squeeze(0), count
     target = promote(target)
     if label_smoothing > 0:
-        target = target * (1 - label_smoothing) + label_smoothing / target.shape[1]
+        target = target * (1 - label_smoothing) + label_smoothing / rows.num_classes(target)
     if weight is not None:
         target = target * _per_class(weight.to(target.dtype), target)
-    losses = times(target, rows.soft(input, target == 0)).sum(1)
+    losses = rows.expected(input, target)
     return losses, losses.numel()
 
 
@@ -285,8 +293,10 @@ def _calm(a: Tensor, unused: Tensor | None) -> Tensor:
     return a if unused is None else a.masked_fill(unused & a.isinf(), 0)
 
 
-def _zero_weight(logits: Tensor, weight: Tensor | None) -> Tensor | None:
-    return None if weight is None else _per_class(weight == 0, logits)
+def _uniform(logits: Tensor, classes: int, weight: Tensor | None) -> Tensor:
+    """w_k/C of every class, shaped to broadcast against ``logits``."""
+    weight = logits.new_ones(classes) if weight is None else weight.to(logits.dtype)
+    return _per_class(weight / classes, logits)
 
 
 def _per_class(values: Tensor, like: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from losslab.errors import InputError
 from losslab.logodds import all_log_odds
-from losslab.logodds.eager import promote
-from losslab.logodds.select import choose
+from losslab.logodds.plain import promote
+from losslab.logodds.select import log_odds
 from losslab.losses.psi import cross_entropy, expectation
-from losslab.losses.reduction import OddsRows, Psi, check_reduction, quiet, sum_of_others
+from losslab.losses.reduction import OddsRows, Psi, Rows, check_reduction, quiet, sum_of_others
 
 
 @dataclass(frozen=True)
-class SquaredErrorRows:
+class SquaredErrorRows(Rows):
     """Squared error of softmax outputs, the Brier score; with the mirror bonus.
 
     Math: Σ_k (y_k − p_k)²; with ``mirror`` less Σ_k (y_k p_k)² + ((1 − y_k)(1 − p_k))², which makes
@@ -29,7 +29,7 @@ class SquaredErrorRows:
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         logits = promote(logits)  # once, so that both parts' gradients meet in float32
-        wrong = expectation(quiet(choose()(logits, target), ignored))
+        wrong = expectation(quiet(log_odds(logits, target), ignored))
         if self.mirror:
             return 4 * wrong - logits.shape[1]
         others = torch.softmax(logits, 1).scatter(1, target.unsqueeze(1), 0)
@@ -59,7 +59,7 @@ class AbsoluteErrorRows(OddsRows):
 
 
 @dataclass(frozen=True)
-class MaximumProbabilityRows:
+class MaximumProbabilityRows(Rows):
     """Maximum-probability cross-entropy: cross-entropy scaled by the lead of the top class.
 
     Math: (max_j p_j − p_y)·(−log p_y). It is 0 with gradient 0 wherever the true class leads, and
@@ -69,7 +69,7 @@ class MaximumProbabilityRows:
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         z = promote(logits)
-        a = quiet(choose()(z, target), ignored)
+        a = quiet(log_odds(z, target), ignored)
         lead = self._lead(z, z.gather(1, target.unsqueeze(1))).squeeze(1)
         return self._scaled(cross_entropy(a), lead)
 
@@ -89,7 +89,7 @@ class MaximumProbabilityRows:
 
 
 @dataclass(frozen=True)
-class ComplementEntropyRows:
+class ComplementEntropyRows(Rows):
     """Complement entropy, the second objective of complement objective training (COT).
 
     Math: Σ_{j≠y} q_j log q_j/(C − 1) with q the softmax over the classes j ≠ y: minimising it

@@ -1,0 +1,64 @@
+"""Log-odds as a chain of ordinary differentiable operations.
+
+Every transform of PyTorch understands it, and ``torch.compile`` fuses it; run eagerly it would hold
+several (N, C) buffers, so a kernel is used there instead. The row's top competitor m is taken from
+everything before it is exponentiated, and m and log s are never added, so nothing cancels and
+nothing overflows. m is clamped to the finite range first (``finite``): with that, infinite
+competitors need no special case.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def log_odds(logits: Tensor, target: Tensor) -> Tensor:
+    """Log-odds by differentiable operations alone; ``logits`` (N, C, …), ``target`` (N, …)."""
+    z = promote(logits)
+    _, top, weights = _competitors(z, target)
+    total = weights.sum(1)
+    gap = z.gather(1, target.unsqueeze(1)).squeeze(1) - top.squeeze(1)
+    alone = total == 0
+    log_total = total.masked_fill(alone, 1).log()
+    return torch.where(alone, gap.detach(), gap - log_total)
+
+
+def gradient(logits: Tensor, target: Tensor, grad: Tensor) -> Tensor:
+    """g·(e_y − q) as operations that can be differentiated again."""
+    is_target, _, weights = _competitors(promote(logits), target)
+    total = weights.sum(1, keepdim=True)
+    alone = total == 0
+    q = weights / total.masked_fill(alone, 1)
+    return (grad.unsqueeze(1).masked_fill(alone, 0) * (is_target.to(q.dtype) - q)).to(logits.dtype)
+
+
+def _competitors(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the target is, the top of the others, and exp(z_j − m), 0 at the target."""
+    is_target = _class_index(z) == target.unsqueeze(1)
+    others = z.masked_fill(is_target, -torch.inf)
+    top = others.detach().amax(1, keepdim=True)
+    # clamp: only +inf − max would exceed 0, and counts as one there; its slope at 0 is 1
+    return is_target, top, (others - finite(top)).clamp(max=0).exp()
+
+
+def finite(x: Tensor) -> Tensor:
+    """Infinities replaced by the largest finite numbers; NaN stays NaN."""
+    limits = torch.finfo(x.dtype)
+    return x.clamp(limits.min, limits.max)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for the half types, as ``cross_entropy`` does inside; otherwise unchanged."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def promote(x: Tensor) -> Tensor:
+    """``x`` in the dtype that it is computed in."""
+    return x.to(compute_dtype(x.dtype))
+
+
+def _class_index(logits: Tensor) -> Tensor:
+    """0 … C−1 along dimension 1, shaped to broadcast against ``logits``."""
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return classes.view(1, -1, *[1] * (logits.dim() - 2))
