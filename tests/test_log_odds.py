@@ -12,6 +12,7 @@ from losslab.logodds import (
     eager,
     kernel,
     plain,
+    select,
     target_log_odds,
     target_log_odds_reference,
 )
@@ -20,6 +21,7 @@ INF, NAN = float("inf"), float("nan")
 IMPLEMENTATIONS = {
     "plain": plain.log_odds,
     "eager": lambda logits, target: kernel.log_odds(eager, logits, target),
+    "chosen": select.log_odds,  # native where it is built, for the dtypes it takes
 }
 
 

@@ -101,10 +101,10 @@ def test_public_docstrings(name):
     thing = getattr(losslab, name)
     text = inspect.getdoc(thing) or ""
     assert text
-    assert "Args:" in text
+    assert "Args:" in text or not inspect.signature(thing).parameters
     assert "Example:" in text or ">>>" in text
     says_no_formula = {"SumLoss", "AdjustedLoss", "loss", "phases", "switch", "deferred", "ramp",
-                       "deferred_weights", "all_log_odds"}  # fmt: skip
+                       "deferred_weights", "all_log_odds", "backend_report", "set_backend"}  # fmt: skip
     assert "Math:" in text or name in says_no_formula
 
 

@@ -8,6 +8,7 @@ what there is; ``losslab --help`` starts the laboratory that tells whether it he
 
 from losslab.errors import InputError
 from losslab.logodds import all_log_odds, target_log_odds
+from losslab.logodds.select import backend_report, set_backend
 from losslab.losses import api as _api
 from losslab.losses.api import *  # noqa: F403  one function and one module a catalogue row
 from losslab.losses.catalog import CATALOG
@@ -54,6 +55,7 @@ __all__ = [
     "OneVsRestLoss",
     "SumLoss",
     "all_log_odds",
+    "backend_report",
     "binary_odds_loss",
     "class_weights",
     "deferred",
@@ -64,6 +66,7 @@ __all__ = [
     "odds_loss",
     "phases",
     "ramp",
+    "set_backend",
     "switch",
     "target_log_odds",
     *_api.__all__,

@@ -53,6 +53,18 @@ class Setting:
         return getattr(losslab, self.row.binary_module_name)(**self.parameters).psi
 
     @property
+    def written_slope(self) -> Callable[[Any], Any]:
+        """ψ' of the same, from ``slopes.py``."""
+        _, slope, arguments = self.key
+        return partial(slope, **dict(arguments))
+
+    @property
+    def key(self) -> Any:
+        """(ψ, ψ', arguments), from which the native kernel's programs are made."""
+        arguments = self.row.resolve(self.row.check(self.parameters))
+        return self.row.psi, self.row.slope, tuple(arguments.items())
+
+    @property
     def smooth(self) -> bool:
         """Twice differentiable everywhere."""
         return not self.kinks

@@ -9,6 +9,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import losslab
 from laws.settings import SETTINGS, Setting, identify
+from losslab.logodds import native
+from losslab.losses.program import native_odds
 
 INF = math.inf
 every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=identify)
@@ -16,9 +18,30 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 GRID = np.concatenate([np.linspace(-60, 60, 481), [-1e4, -200.0, 200.0, 1e4]])
 
 
-def value_and_slope(setting: Setting, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def ways(*names: str) -> pytest.MarkDecorator:
+    """Each way to compute ψ and ψ' in the dtypes that it takes; native ones only where built."""
+    cases = [
+        (how, dtype) for how in names for dtype in DTYPES if (how, dtype) != ("native", "float64")
+    ]
+    if native.unavailable():
+        cases = [case for case in cases if case[0] != "native"]
+    return pytest.mark.parametrize(
+        ("how", "dtype"), [(how, DTYPES[d]) for how, d in cases], ids=["-".join(c) for c in cases]
+    )
+
+
+def value_and_slope(
+    setting: Setting, a: torch.Tensor, how: str = "autograd"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ψ(a) and ψ'(a): by autograd, as ``slopes.py`` writes it, or as the native kernel runs it."""
     a = a.clone().requires_grad_()
+    if how == "native":
+        odds = native_odds(setting.key, 1)
+        ones = torch.ones_like(a)
+        return odds.value(a.detach(), "none"), odds.upstream(a.detach(), ones, "none")
     value = setting.psi(a)
+    if how == "written":
+        return value.detach(), setting.written_slope(a.detach())
     (slope,) = torch.autograd.grad(value.sum(), a)
     return value.detach(), slope
 
@@ -39,13 +62,13 @@ def off(setting: Setting, got: float, truth: float, dtype: torch.dtype, scale: f
     return not abs(got - truth) <= allowed(dtype, truth, scale)
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@ways("autograd", "native")
 @every_setting
-def test_value(setting, dtype):
+def test_value(setting, how, dtype):
     """Oracle: the printed formula at the exact a. Break: log(1 − exp(log p)), an ulp lost at 1e4,
     a relative error in the tails (except where the printed terms themselves cancel)."""
     a = torch.tensor(GRID).to(dtype)
-    values, _ = value_and_slope(setting, a)
+    values, _ = value_and_slope(setting, a, how)
     scale = 1.0 if setting.cancels else 0.0
     wrong = [
         (x, got, truth)
@@ -55,13 +78,14 @@ def test_value(setting, dtype):
     assert wrong == []
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@ways("autograd", "written", "native")
 @every_setting
-def test_slope(setting, dtype):
+def test_slope(setting, how, dtype):
     """Oracle: complex-step derivative of the printed formula, relative to the slope itself on both
-    sides. Break: a slope that rounds to 0 for hopeless or settled examples; a kink at a = 0."""
+    sides. Break: a slope that rounds to 0 for hopeless or settled examples; a kink at a = 0; a term
+    missing from ``slopes.py``; an instruction that loses digits in the tails."""
     a = torch.tensor([x for x in GRID if all(abs(x - k) > 1e-6 for k in setting.kinks)]).to(dtype)
-    _, slopes = value_and_slope(setting, a)
+    _, slopes = value_and_slope(setting, a, how)
     wrong = [
         (x, got, truth)
         for x, got in zip(a.tolist(), slopes.tolist(), strict=True)
@@ -70,12 +94,12 @@ def test_slope(setting, dtype):
     assert wrong == []
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@ways("autograd", "written", "native")
 @every_setting
-def test_limits(setting, dtype):
+def test_limits(setting, how, dtype):
     """Oracle: the printed formula at ±∞ and at the largest finite numbers. Break: 0·∞ or ∞ − ∞."""
     far = [-INF, -torch.finfo(dtype).max, torch.finfo(dtype).max, INF]
-    values, slopes = value_and_slope(setting, torch.tensor(far, dtype=dtype))
+    values, slopes = value_and_slope(setting, torch.tensor(far, dtype=dtype), how)
     assert not values.isnan().any()
     assert slopes.isfinite().all()
     for x, got in zip(far, values.tolist(), strict=True):

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from losslab.logodds.select import backend_for
+
 _GIT_SECONDS = 5.0  # a huge or far-away repository must not hold up a comparison
 
 
@@ -31,6 +33,7 @@ def describe_environment(device: str | torch.device = "cpu") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device_name(torch.device(device)),
+        "backend": backend_for(device),
         "git": git_state(),
     }
 

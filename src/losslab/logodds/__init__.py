@@ -11,7 +11,7 @@ from torch import Tensor
 from losslab.errors import InputError
 from losslab.logodds.plain import promote
 from losslab.logodds.reference import target_log_odds_reference
-from losslab.logodds.select import log_odds, target_span
+from losslab.logodds.select import all_in_range, log_odds, target_span
 
 __all__ = ["all_log_odds", "target_log_odds", "target_log_odds_reference"]
 
@@ -49,7 +49,8 @@ def target_log_odds(logits: Tensor, target: Tensor) -> Tensor:
     Source: the identity behind Zhao et al. 2022, equations 6–9.
     """
     logits, target, unbatched = check(logits, target)
-    check_range(target_span(target), logits.shape[1])
+    if not all_in_range(target, logits.shape[1], -1):
+        check_range(target_span(target), logits.shape[1])
     result = log_odds(logits, target)
     return result.squeeze(0) if unbatched else result
 

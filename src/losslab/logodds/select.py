@@ -1,30 +1,214 @@
-"""The one place that chooses how log-odds are computed."""
+"""The one place that chooses how log-odds are computed, and says why.
+
+``LOSSLAB_BACKEND`` or :func:`set_backend` asks for one kernel; what cannot be met then raises. Left
+alone, the fastest kernel that takes the tensors is used, and PyTorch's own operations otherwise.
+"""
 
 from __future__ import annotations
+
+import os
 
 import torch
 from torch import Tensor
 
-from losslab.logodds import eager, kernel, plain
+from losslab.errors import InputError, nearest
+from losslab.logodds import eager, kernel, native, plain
+
+NAMES = ("auto", "native", "triton", "eager")
+_requested = os.environ.get("LOSSLAB_BACKEND") or "auto"
+_native = native.unavailable() is None
+
+
+def set_backend(name: str) -> None:
+    """Ask for one way to compute log-odds from here on; ``LOSSLAB_BACKEND`` does so from the start.
+
+    Args:
+        name: ``"native"`` (C++ on the CPU), ``"triton"`` (GPU), ``"eager"`` (PyTorch operations
+            alone) or ``"auto"``, the best that takes the tensors at hand.
+
+    Raises:
+        InputError: an unknown name, or one that this machine cannot run. Tensors that the asked-for
+            backend does not take raise when they come; nothing falls back silently.
+
+    Example:
+        >>> import losslab
+        >>> losslab.set_backend("eager")
+        >>> losslab.set_backend("auto")
+    """
+    global _requested
+    reason = _why_not(_known(name))
+    if reason:
+        raise InputError(f"the backend {name!r} cannot run here: {reason}.")
+    _requested = name
 
 
 def log_odds(logits: Tensor, target: Tensor) -> Tensor:
     """Log-odds of validated ``logits`` (N, C, …) and ``target`` (N, …) by the best way there is."""
-    if being_transformed():  # compilers and torch.func want plain operations
-        return plain.log_odds(logits, target)
-    return kernel.log_odds(eager, logits, target)
+    chosen = kernel_for(logits, target)
+    if chosen is not None:
+        return kernel.log_odds(chosen, logits, target)
+    if torch.compiler.is_compiling() and _takes_compiled(logits):
+        return _operator(logits, target)
+    return plain.log_odds(logits, target)
+
+
+def kernel_for(logits: Tensor, target: Tensor) -> kernel.Kernel | None:
+    """The kernel for these tensors; None where only an operator or plain operations will do."""
+    if _requested not in ("auto", "eager"):
+        _insist(logits, target)
+    if being_transformed():
+        return None
+    if _requested == "eager":
+        return eager
+    if _native and native.refuses(logits, target) is None:
+        return native
+    if logits.device.type != "cpu" and _triton_refuses(logits, target) is None:
+        return _triton()
+    return eager
+
+
+def _insist(logits: Tensor, target: Tensor) -> None:
+    """Raise where the backend that was asked for cannot do this."""
+    name = _known(_requested)
+    reason = _why_not(name)
+    if reason is None and torch.compiler.is_compiling():
+        if name != "native" or not _takes_compiled(logits):
+            reason = "compiled, only the native kernel can be called, on float32, bfloat16, float16"
+    elif reason is None and being_transformed():
+        reason = "torch.func, tracers and dispatch modes need plain operations"
+    elif reason is None:
+        refuses = native.refuses if name == "native" else _triton_refuses
+        reason = refuses(logits, target)
+    if reason:
+        raise InputError(
+            f"the backend {name!r} was asked for (LOSSLAB_BACKEND or set_backend), but it "
+            f"cannot be used: {reason}. Ask for 'auto' to take what fits."
+        )
+
+
+def backend_report() -> str:
+    """What can compute log-odds on this machine, what is used when, and why.
+
+    Returns:
+        Text of a dozen lines, for people.
+
+    Example:
+        >>> import losslab
+        >>> "eager" in losslab.backend_report()
+        True
+    """
+    asked = "automatic" if _requested == "auto" else f"{_requested!r} was asked for"
+    lines = [f"losslab backends ({asked}; LOSSLAB_BACKEND or losslab.set_backend asks for one)"]
+    for name, about in _ABOUT.items():
+        reason = _why_not(name)
+        detail = f"{about}; {native.describe()}" if name == "native" and not reason else about
+        lines.append(f"  {name:<8}{'no:  ' + reason if reason else 'yes: ' + detail}")
+    lines += ["used for"]
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            lines.append(f"  {device} {str(dtype)[6:]:<10}{backend_for(device, dtype)}")
+    lines.append(
+        "under torch.compile: native on the CPU, else plain operations, which it fuses; "
+        "under torch.func, for second derivatives and subclasses: plain operations"
+    )
+    return "\n".join(lines)
+
+
+_ABOUT = {
+    "native": "C++ kernel on the CPU for float32, bfloat16 and float16",
+    "triton": "Triton kernels on a GPU",
+    "eager": "PyTorch operations on any device and dtype",
+}
+
+
+def backend_for(device: str | torch.device, dtype: torch.dtype = torch.float32) -> str:
+    """The name of the backend that takes ordinary logits of this device and dtype."""
+    if _requested != "auto":
+        return _requested
+    device = torch.device(device)
+    if device.type == "cpu":
+        return "native" if _native and dtype in native.DTYPES else "eager"
+    return "triton" if _why_not("triton") is None and dtype != torch.float64 else "eager"
+
+
+def _known(name: str) -> str:
+    if name not in NAMES:
+        raise InputError(
+            f"unknown backend {name!r} (LOSSLAB_BACKEND or set_backend)."
+            f"{nearest(str(name), NAMES)} Known: {', '.join(NAMES)}."
+        )
+    return name
+
+
+def _why_not(name: str) -> str | None:
+    """Why a backend cannot run on this machine at all, or None."""
+    if name == "native":
+        return native.unavailable()
+    if name == "triton":
+        return _triton_unavailable()
+    return None
+
+
+def _triton_unavailable() -> str | None:
+    return "no Triton kernels yet"
+
+
+def _triton_refuses(logits: Tensor, target: Tensor) -> str | None:
+    return _triton_unavailable()
+
+
+def _triton() -> kernel.Kernel:
+    raise NotImplementedError
+
+
+def _takes_compiled(logits: Tensor) -> bool:
+    return (
+        _native
+        and _requested != "eager"
+        and logits.device.type == "cpu"
+        and logits.dtype in native.DTYPES
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _operator(logits: Tensor, target: Tensor) -> Tensor:
+    from losslab.logodds import operator
+
+    return operator.log_odds(logits, target)
 
 
 def being_transformed() -> bool:
-    """Whether torch.compile traces or torch.func transforms the caller."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether torch.compile, torch.func, a tracer or a dispatch mode works on the caller."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def target_span(target: Tensor) -> tuple[int, int] | None:
     """(min, max) of the targets where a look is free: plain CPU tensors outside transforms."""
-    if target.device.type != "cpu" or type(target) is not Tensor or target.numel() == 0:
-        return None
-    if being_transformed():
+    if not _can_look(target):
         return None
     low, high = torch.aminmax(target)
     return int(low), int(high)
+
+
+def all_in_range(target: Tensor, classes: int, ignore_index: int) -> bool:
+    """Whether a quick look shows that no class index is ignored and each lies in [0, classes)."""
+    if target.dtype != torch.int64 or not _can_look(target):
+        return False
+    if _native and target.is_contiguous():
+        return native.scan(target, classes, ignore_index) == 0
+    low, high = (int(x) for x in torch.aminmax(target))
+    return low >= 0 and high < classes and not low <= ignore_index <= high
+
+
+def _can_look(target: Tensor) -> bool:
+    return (
+        target.device.type == "cpu"
+        and type(target) is Tensor
+        and target.numel() > 0
+        and not being_transformed()
+    )

@@ -97,12 +97,7 @@ def make_function(row: Row, *, binary: bool = False) -> Callable[..., Tensor]:
         arguments = row.resolve(values)
         if binary:
             return r.binary_loss(input, target, lambda a: row.psi(a, **arguments), **options)  # type: ignore[misc]
-        rows = (
-            row.rows(**arguments)
-            if row.rows is not None
-            else r.OddsRows(lambda a: row.psi(a, **arguments))  # type: ignore[misc]
-        )
-        return r.classification_loss(input, target, rows, **options)
+        return r.classification_loss(input, target, row.softmax_rows(arguments), **options)
 
     function.__name__ = function.__qualname__ = name
     function.__module__ = "losslab.losses.api"

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
+from torch import Tensor
+
 from losslab.errors import InputError, nearest, refuse_unknown
-from losslab.losses import psi, rowwise
+from losslab.losses import psi, rowwise, slopes
+from losslab.losses.reduction import OddsRows, Rows
 from losslab.schedules import Schedule
 
 
@@ -99,6 +102,23 @@ class Row:
     identities: tuple[Identity, ...] = ()
     aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # alias -> renamings
     note: str = ""
+
+    @property
+    def slope(self) -> Callable[..., Any] | None:
+        """ψ' of the same arguments, where ``slopes.py`` writes it out."""
+        return getattr(slopes, self.psi.__name__, None) if self.psi else None
+
+    def softmax_rows(self, arguments: dict[str, Any]) -> Rows:
+        """The loss of softmax outputs, with the arguments of ψ filled in."""
+        if self.rows is not None:
+            return self.rows(**arguments)
+        psi, slope = self.psi, self.slope
+        assert psi is not None
+        if slope is None:
+            return OddsRows(lambda a: psi(a, **arguments))
+        fixed = not any(isinstance(value, Tensor) for value in arguments.values())
+        key = (psi, slope, tuple(arguments.items())) if fixed else None
+        return OddsRows(lambda a: psi(a, **arguments), lambda a: slope(a, **arguments), key)
 
     @property
     def function_name(self) -> str:

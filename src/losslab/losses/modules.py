@@ -96,6 +96,12 @@ class ClassificationLoss(_Loss):
         rows = self.rows
         return rows.psi if isinstance(rows, r.OddsRows) else None
 
+    @property
+    def slope(self) -> r.Psi | None:
+        """ψ', where it is written out."""
+        rows = self.rows
+        return rows.slope if isinstance(rows, r.OddsRows) else None
+
     def options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in r.OPTIONS}
 
@@ -163,10 +169,7 @@ class CatalogLoss(ClassificationLoss):
 
     @property
     def rows(self) -> r.Rows:
-        arguments = _arguments(self)
-        if self.row.rows is not None:
-            return self.row.rows(**arguments)
-        return r.OddsRows(lambda a: self.row.psi(a, **arguments))  # type: ignore[misc]
+        return self.row.softmax_rows(_arguments(self))
 
     def set_progress(self, progress: float) -> None:
         super().set_progress(progress)
@@ -296,11 +299,17 @@ class SumLoss(_Loss):
         """Σ c_i ψ_i, where every term is a ψ of the same kind of log-odds."""
         return _sum_of_psi([(c, getattr(loss, "psi", None)) for c, loss in _terms(self)])
 
+    @property
+    def slope(self) -> r.Psi | None:
+        return _sum_of_psi([(c, getattr(loss, "slope", None)) for c, loss in _terms(self)])
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         first = self.losses[0]
         psi = self.psi
         if psi is not None and isinstance(first, ClassificationLoss) and self._same_options():
-            return r.classification_loss(input, target, r.OddsRows(psi), **first.options())
+            return r.classification_loss(
+                input, target, r.OddsRows(psi, self.slope), **first.options()
+            )
         return sum(times(c, loss(input, target)) for c, loss in _terms(self))  # type: ignore[return-value]
 
     def _same_options(self) -> bool:

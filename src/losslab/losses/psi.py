@@ -66,14 +66,14 @@ def encouraging(
     Slope: with ρ = 1 exactly −1 up to p = log_end, then −(1 − p)(1 + p/(1 − LE)), which fades to 0.
         ``log_end=1, eps=0`` keeps −1 for ever: ψ(a) = −a.
     """
-    end = _log_curve_end(log_end, eps)
+    end = log_curve_end(log_end, eps)
     if bonus_start is None:
         if end == math.inf:
             return _two_logarithms(a, rho)
         late = cross_entropy(a) + rho * _bonus_tail(a, log_end, eps)
         return torch.where(a <= end, _two_logarithms(a, rho), late)
     bonus = torch.where(a <= end, -F.softplus(a, threshold=_LINEAR), _bonus_tail(a, log_end, eps))
-    paid = torch.where(a >= _logit(bonus_start), bonus - _bonus_at(bonus_start, log_end, eps), 0)
+    paid = torch.where(a >= logit(bonus_start), bonus - _bonus_at(bonus_start, log_end, eps), 0)
     return cross_entropy(a) + times(rho, paid)
 
 
@@ -85,11 +85,11 @@ def _two_logarithms(a: Tensor, rho: Number) -> Tensor:
     return torch.where(a < 0, below, (1 - rho) * cross_entropy(a) - times(rho, a))
 
 
-def _log_curve_end(log_end: float, eps: float) -> float:
+def log_curve_end(log_end: float, eps: float) -> float:
     """The log-odds where the bonus leaves its log curve: at p = LE, or at the clamp 1 − p = eps."""
     if log_end < 1:
-        return _logit(log_end)
-    return -_logit(eps)
+        return logit(log_end)
+    return -logit(eps)
 
 
 def _bonus_tail(a: Tensor, log_end: float, eps: float) -> Tensor:
@@ -119,7 +119,7 @@ def encouraging_power(
     """
     power = torch.exp(gamma * F.logsigmoid(a))
     if bonus_start is not None:
-        power = torch.where(a >= _logit(bonus_start), power - bonus_start**gamma, 0)
+        power = torch.where(a >= logit(bonus_start), power - bonus_start**gamma, 0)
     return cross_entropy(a) - rho * power
 
 
@@ -156,7 +156,7 @@ def halted_focal(a: Tensor, gamma: float = 2.0, threshold: float = 0.5) -> Tenso
     if threshold == 0:
         return cross_entropy(a)
     shift = (1 - (1 - threshold) ** gamma) * math.log(threshold)
-    return torch.where(a <= _logit(threshold), focal(a, gamma), cross_entropy(a) + shift)
+    return torch.where(a <= logit(threshold), focal(a, gamma), cross_entropy(a) + shift)
 
 
 def generalized_cross_entropy(
@@ -169,7 +169,7 @@ def generalized_cross_entropy(
     Slope: ψ'(a) = −p^q (1 − p).
     """
     if truncation is not None:
-        a = a.clamp(min=_logit(truncation))
+        a = a.clamp(min=logit(truncation))
     q = q.clamp(min=_TINY) if isinstance(q, Tensor) else max(q, _TINY)
     return -_expm1(q * F.logsigmoid(a)) / q
 
@@ -258,7 +258,7 @@ _TINY = 1e-20
 _LINEAR = 40.0
 
 
-def _logit(p: float) -> float:
+def logit(p: float) -> float:
     """log(p/(1 − p)), ±inf at the ends."""
     if p <= 0:
         return -math.inf

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from losslab import logodds
 from losslab.errors import InputError, nearest
-from losslab.logodds.plain import promote
-from losslab.logodds.select import log_odds, target_span
+from losslab.logodds.plain import compute_dtype, promote
+from losslab.logodds.select import all_in_range, kernel_for, log_odds, target_span
+from losslab.losses.fused import fused_loss
 from losslab.losses.psi import times
 
 Psi = Callable[[Tensor], Tensor]
@@ -72,9 +73,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class OddsRows(Rows):
-    """ψ of the log-odds: the rows of nearly every loss."""
+    """ψ of the log-odds: the rows of nearly every loss; ``slope`` is ψ' where it is written out."""
 
     psi: Psi
+    slope: Psi | None = None
+    key: Any = None  # (ψ, ψ', arguments as pairs) of a catalogue loss with fixed numbers
 
     def hard(self, logits: Tensor, target: Tensor, ignored: Tensor | None = None) -> Tensor:
         return _elementwise(self.psi, quiet(log_odds(logits, target), ignored))
@@ -121,6 +124,10 @@ def classification_loss(
     """Reduce ``rows`` with the semantics of ``F.cross_entropy``; see :func:`losslab.odds_loss`."""
     check_reduction(reduction)
     check_label_smoothing(label_smoothing)
+    if weight is None and not label_smoothing and isinstance(rows, OddsRows):
+        loss = _fused(input, target, rows, ignore_index, reduction)
+        if loss is not None:
+            return loss
     if input.dim() == 0 or not input.is_floating_point():
         raise InputError(
             "input must hold floating point logits of shape (C,), (N, C) or (N, C, d1, …); "
@@ -152,6 +159,26 @@ def classification_loss(
     elif reduction == "mean":
         losses = _mean(losses.sum(), count, zero_if_empty)
     return _narrow(losses, input)
+
+
+def _fused(
+    input: Tensor, target: Tensor, rows: OddsRows, ignore_index: int, reduction: str
+) -> Tensor | None:
+    """The plain case as one autograd node; None where there is more to do, or to complain of."""
+    if (
+        rows.slope is None
+        or input.dim() < 2
+        or not input.is_floating_point()
+        or input.device != target.device
+        or input.shape[:1] + input.shape[2:] != target.shape
+        or not all_in_range(target, input.shape[1], ignore_index)
+    ):
+        return None
+    kernel = kernel_for(input, target)
+    if kernel is None:
+        return None
+    dtype = _result_dtype(compute_dtype(input.dtype), input)
+    return fused_loss(input, target, kernel, rows.psi, rows.slope, rows.key, reduction, dtype)
 
 
 def _index_target(
@@ -279,6 +306,8 @@ def _without_ignored(
     target: Tensor, ignore_index: int, classes: int
 ) -> tuple[Tensor, Tensor | None]:
     """Targets in range, and the mask of rows to skip; None where a look shows there are none."""
+    if all_in_range(target, classes, ignore_index):
+        return target, None
     span, ignored = target_span(target), None
     if span is None or span[0] <= ignore_index <= span[1]:
         ignored = target == ignore_index
@@ -304,7 +333,11 @@ def _per_class(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _narrow(losses: Tensor, input: Tensor) -> Tensor:
-    """Back to a half input's dtype, except under autocast, where losses stay float32."""
-    if losses.dtype == input.dtype or torch.is_autocast_enabled(input.device.type):
-        return losses
-    return losses.to(input.dtype)
+    return losses.to(_result_dtype(losses.dtype, input))
+
+
+def _result_dtype(computed: torch.dtype, input: Tensor) -> torch.dtype:
+    """A half input's own dtype, except under autocast, where losses stay float32."""
+    if computed == input.dtype or torch.is_autocast_enabled(input.device.type):
+        return computed
+    return input.dtype

@@ -12,6 +12,7 @@ from losslab.errors import InputError
 from losslab.logodds import all_log_odds
 from losslab.logodds.plain import promote
 from losslab.logodds.select import log_odds
+from losslab.losses import slopes
 from losslab.losses.psi import cross_entropy, expectation
 from losslab.losses.reduction import OddsRows, Psi, Rows, check_reduction, quiet, sum_of_others
 
@@ -47,6 +48,10 @@ def _twice_wrong(a: Tensor) -> Tensor:
     return 2 * expectation(a)
 
 
+def _slope_of_twice_wrong(a: Tensor) -> Tensor:
+    return 2 * slopes.expectation(a)
+
+
 @dataclass(frozen=True)
 class AbsoluteErrorRows(OddsRows):
     """Absolute error of softmax outputs, twice the expectation loss.
@@ -56,6 +61,7 @@ class AbsoluteErrorRows(OddsRows):
     """
 
     psi: Psi = _twice_wrong
+    slope: Psi | None = _slope_of_twice_wrong
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,549 @@
+// The loops of native.cpp, written once on vectors of WIDTH floats and compiled for several
+// instruction sets: native.cpp includes this file once for each, within a namespace of its own.
+//
+// Notation, as in the Python files: a = z_y - log sum_{j != y} exp z_j; m is the top competitor
+// clamped to the finite range ("shift"), s = sum_{j != y} exp(z_j - m) ("total").
+
+typedef float Floats __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t Words __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE Floats spread(float x) { return x - Floats{}; }
+INLINE Ints spread(int32_t x) { return x - Ints{}; }
+
+INLINE Ints lanes() {
+  Ints result;
+  for (int i = 0; i < WIDTH; ++i) result[i] = i;
+  return result;
+}
+
+INLINE float sum(Floats x) {
+  float result = 0;
+  for (int i = 0; i < WIDTH; ++i) result += x[i];
+  return result;
+}
+
+// Comparisons are written so that a NaN in x is passed over by max and kept by min.
+INLINE Floats max(Floats x, Floats top) { return x > top ? x : top; }
+INLINE Floats at_most_zero(Floats x) { return x > 0.0f ? spread(0.0f) : x; }
+
+INLINE float max(Floats x) {
+  float result = x[0];
+  for (int i = 1; i < WIDTH; ++i) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+INLINE float finite(float x) { return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x; }
+
+// exp(x) for -87 <= x <= 89; NaN stays NaN. x = n log 2 + r with |r| <= log(2)/2, and exp r by a
+// polynomial (Chebyshev fit, relative error 1e-8). Adding 1.5 * 2^23 leaves n in the low bits.
+INLINE Floats exp_between(Floats x) {
+  const Floats shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+  const Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Floats p = 1.393365249e-3f * r + 8.363181545e-3f;
+  p = p * r + 4.166646490e-2f;
+  p = p * r + 1.666657697e-1f;
+  p = p * r + 5.000000013e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return p * (Floats)(((Ints)shifted << 23) + 0x3f800000);
+}
+
+INLINE Floats at_least(Floats x, float low) { return x < low ? spread(low) : x; }
+
+// exp(min(x, 0)), never 0: for sums in which another term is 1.
+INLINE Floats exp_for_sum(Floats x) { return exp_between(at_least(at_most_zero(x), -87.0f)); }
+
+// exp(min(x, 0)), 0 below the smallest normal number.
+INLINE Floats exp_or_zero(Floats x) {
+  const Floats result = exp_for_sum(x);
+  return x < -87.0f ? Floats{} : result;
+}
+
+// log(x) for finite x >= 1; NaN stays NaN. x = 2^n (1 + f) with 1 + f in [sqrt(1/2), sqrt 2].
+INLINE Floats log_above_one(Floats x) {
+  Ints n = ((Ints)x - 0x3f3504f3) >> 23;
+  Floats f = (Floats)((Ints)x - (n << 23)) - 1.0f;
+  Floats k = __builtin_convertvector(n, Floats);
+  Floats p = 7.149753962e-2f * f - 1.157120087e-1f;
+  p = p * f + 1.166151111e-1f;
+  p = p * f - 1.241105066e-1f;
+  p = p * f + 1.424993653e-1f;
+  p = p * f - 1.666848024e-1f;
+  p = p * f + 2.000070748e-1f;
+  p = p * f - 2.499998905e-1f;
+  p = p * f + 3.333333119e-1f;
+  Floats low = k * -2.12194440e-4f + f * f * (p * f - 0.5f);
+  return x == x ? k * 0.693359375f + (f + low) : x;
+}
+
+// ---- elements as float, whatever they are stored as ----------------------------------------
+
+INLINE Floats load(const float* z) {
+  Floats x;
+  std::memcpy(&x, z, sizeof x);
+  return x;
+}
+
+INLINE void store(float* z, Floats x) { std::memcpy(z, &x, sizeof x); }
+
+INLINE Words load_words(const void* z) {
+  Halves x;
+  std::memcpy(&x, z, sizeof x);
+  return __builtin_convertvector(x, Words);
+}
+
+INLINE void store_words(void* z, Words bits) {
+  Halves x = __builtin_convertvector(bits, Halves);
+  std::memcpy(z, &x, sizeof x);
+}
+
+INLINE Floats load(const BFloat16* z) { return (Floats)(load_words(z) << 16); }
+
+INLINE void store(BFloat16* z, Floats x) {  // to nearest, ties to even; NaN stays NaN
+  Words bits = (Words)x;
+  Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  store_words(z, x == x ? rounded : (bits >> 16) | 0x40);
+}
+
+INLINE Floats load(const Float16* z) {
+  Words half = load_words(z);
+  Words magnitude = (half & 0x7fff) << 13;
+  Words special = (Words)((half & 0x7c00) == 0x7c00) & 0x7f800000;
+  Words bits = (Words)((Floats)magnitude * 0x1p112f) | special;
+  return (Floats)(bits | ((half & 0x8000) << 16));
+}
+
+INLINE void store(Float16* z, Floats x) {  // to nearest, ties to even; NaN stays NaN
+  Words bits = (Words)x, magnitude = bits & 0x7fffffff;
+  Words normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  Words small = (Words)((Floats)magnitude + 0.5f) - 0x3f000000;  // the addition does the rounding
+  Words half = magnitude < 0x38800000 ? small : normal;
+  half = magnitude >= 0x477ff000 ? 0x7c00 - Words{} : half;
+  half = magnitude > 0x7f800000 ? 0x7e00 - Words{} : half;
+  store_words(z, half | ((bits >> 16) & 0x8000));
+}
+
+// The last elements of a row, filled up with `fill`; in range of the buffer only.
+template <class T>
+INLINE Floats load_part(const T* z, int64_t count, float fill) {
+  T part[WIDTH];
+  std::memset(part, 0, sizeof part);
+  for (int64_t i = 0; i < count; ++i) part[i] = z[i];
+  return lanes() < (int32_t)count ? load(part) : spread(fill);
+}
+
+template <class T>
+INLINE void store_part(T* z, Floats x, int64_t count) {
+  T part[WIDTH];
+  store(part, x);
+  for (int64_t i = 0; i < count; ++i) z[i] = part[i];
+}
+
+template <class T>
+INLINE Floats load_any(const T* z, int64_t count, float fill) {
+  return __builtin_expect(count >= WIDTH, 1) ? load(z) : load_part(z, count, fill);
+}
+
+template <class T>
+INLINE void store_any(T* z, Floats x, int64_t count) {
+  if (count >= WIDTH) store(z, x);
+  else store_part(z, x, count);
+}
+
+static_assert(FEW >= WIDTH, "the row loops read a whole vector of the row's last classes");
+
+// ---- rows whose classes lie side by side ---------------------------------------------------
+
+struct Competitors {
+  float top, shift;
+  double total;
+};
+
+// The last classes before `end` that fill no vector, the others -inf; none before the row's begin.
+template <class T>
+INLINE Floats load_rest(const T* z, int64_t begin, int64_t end) {
+  if (end < WIDTH) return load_part(z + begin, end - begin, -INFINITY);
+  return lanes() < spread((int32_t)(WIDTH - (end - begin))) ? spread(-INFINITY)
+                                                            : load(z + end - WIDTH);
+}
+
+template <class T>
+INLINE Floats top_of(const T* z, int64_t j, int64_t end, Floats top) {
+  Floats top1 = top, top2 = top, top3 = top;
+  for (; j + 4 * WIDTH <= end; j += 4 * WIDTH) {
+    top = max(load(z + j), top);
+    top1 = max(load(z + j + WIDTH), top1);
+    top2 = max(load(z + j + 2 * WIDTH), top2);
+    top3 = max(load(z + j + 3 * WIDTH), top3);
+  }
+  for (; j + WIDTH <= end; j += WIDTH) top = max(load(z + j), top);
+  if (j < end) top1 = max(load_rest(z, j, end), top1);
+  return max(max(top, top1), max(top2, top3));
+}
+
+template <class T>
+INLINE Floats sum_of(const T* z, int64_t j, int64_t end, Floats shift) {
+  Floats sum0 = {}, sum1 = {}, sum2 = {}, sum3 = {};
+  for (; j + 4 * WIDTH <= end; j += 4 * WIDTH) {
+    sum0 += exp_for_sum(load(z + j) - shift);
+    sum1 += exp_for_sum(load(z + j + WIDTH) - shift);
+    sum2 += exp_for_sum(load(z + j + 2 * WIDTH) - shift);
+    sum3 += exp_for_sum(load(z + j + 3 * WIDTH) - shift);
+  }
+  for (; j + WIDTH <= end; j += WIDTH) sum0 += exp_for_sum(load(z + j) - shift);
+  if (j < end) sum1 += exp_or_zero(load_rest(z, j, end) - shift);
+  return (sum0 + sum1) + (sum2 + sum3);
+}
+
+// Top and sum over the classes other than `skip`, in blocks that stay in the first-level cache.
+template <class T>
+INLINE Competitors survey(const T* z, int64_t classes, int64_t skip) {
+  Competitors row = {-INFINITY, -FLT_MAX, 0};
+  for (int64_t start = 0; start < classes; start += BLOCK) {
+    const int64_t stop = std::min<int64_t>(start + BLOCK, classes);
+    const int64_t before = std::min(std::max(skip, start), stop);
+    const int64_t after = std::min(std::max(skip + 1, start), stop);
+    const Floats tops = top_of(z, start, before, spread(-INFINITY));
+    const float top = max(top_of(z, after, stop, tops));
+    if (top > row.top) {
+      const float shift = finite(top);
+      row.total *= std::exp(std::min(row.shift - shift, 0.0f));
+      row.top = top;
+      row.shift = shift;
+    }
+    const Floats shift = spread(row.shift);
+    row.total += sum(sum_of(z, start, before, shift) + sum_of(z, after, stop, shift));
+  }
+  if (row.top == -INFINITY && row.total == row.total) row.total = 0;  // no competitor but -inf
+  return row;
+}
+
+template <class T>
+static void row_statistics(const Layout& at, const T* z, const int64_t* target, float* log_odds,
+                           float* shift, float* total, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const T* row = z + at.row(i, at.input);
+    const Competitors others = survey(row, at.classes, target[i]);
+    const float own = to_float(row[target[i]]);
+    log_odds[i] = (float)((double)own - others.top - std::log(others.total));
+    shift[i] = others.shift;
+    total[i] = (float)others.total;
+  }
+}
+
+template <class T>
+static void row_gradient(const Layout& at, const T* z, const int64_t* target, const float* shift,
+                         const float* total, const float* upstream, T* out, int64_t begin,
+                         int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const T* row = z + at.row(i, at.input);
+    T* result = out + at.row(i, at.output);
+    const float g = total[i] == 0 ? 0 : upstream[i];
+    if (g == 0 && total[i] == total[i]) {  // nothing to look at: an ignored or a settled row
+      std::memset(result, 0, at.classes * sizeof(T));
+      continue;
+    }
+    const Floats m = spread(shift[i]), scale = spread(-g / total[i]);
+    const Floats last = load(row + at.classes - WIDTH);  // before `out` may overwrite it
+    for (int64_t j = 0; j + WIDTH <= at.classes; j += WIDTH)
+      store(result + j, exp_or_zero(load(row + j) - m) * scale);
+    store(result + at.classes - WIDTH, exp_or_zero(last - m) * scale);
+    result[target[i]] = from_float<T>(g);
+  }
+}
+
+// ---- many positions at once: classes apart as in (N, C, H, W), or few of them ---------------
+//
+// WIDTH positions (fewer at the end) are worked on together, their classes `step` elements apart.
+
+template <class T>
+INLINE void columns_statistics(const T* z, int64_t step, int64_t count, int64_t classes,
+                               const int64_t* target, float* log_odds, float* shift, float* total) {
+  Ints own = spread(-1);
+  for (int64_t k = 0; k < count; ++k) own[k] = (int32_t)target[k];
+  Floats top = spread(-INFINITY), mine = {}, sum = {};
+  for (int64_t c = 0; c < classes; ++c) {
+    const Floats x = load_any(z + c * step, count, 0);
+    const Ints here = own == spread((int32_t)c);
+    top = here ? top : max(x, top);
+    mine = here ? x : mine;
+  }
+  Floats m = top > FLT_MAX ? spread(FLT_MAX) : top;
+  m = m < -FLT_MAX ? spread(-FLT_MAX) : m;
+  for (int64_t c = 0; c < classes; ++c) {
+    const Floats weight = exp_or_zero(load_any(z + c * step, count, 0) - m);
+    sum += own == spread((int32_t)c) ? Floats{} : weight;
+  }
+  const Floats log_sum = sum == 0.0f ? spread(-INFINITY) : log_above_one(sum);
+  store_any(log_odds, mine - top - log_sum, count);
+  store_any(shift, m, count);
+  store_any(total, sum, count);
+}
+
+template <class T>
+INLINE void columns_gradient(const T* z, int64_t step, int64_t count, int64_t classes,
+                             const int64_t* target, const float* shift, const float* total,
+                             const float* upstream, T* out, int64_t out_step) {
+  Ints own = spread(-1);
+  for (int64_t k = 0; k < count; ++k) own[k] = (int32_t)target[k];
+  const Floats m = load_any(shift, count, 0), sum = load_any(total, count, 0);
+  const Floats g = sum == 0.0f ? Floats{} : load_any(upstream, count, 0);
+  const Floats scale = sum == 0.0f ? Floats{} : -g / sum;
+  for (int64_t c = 0; c < classes; ++c) {
+    const Floats x = load_any(z + c * step, count, 0);
+    const Floats others = exp_or_zero(x - m) * scale;
+    store_any(out + c * out_step, own == spread((int32_t)c) ? g : others, count);
+  }
+}
+
+template <class T>
+static void column_statistics(const Layout& at, const T* z, const int64_t* target, float* log_odds,
+                              float* shift, float* total, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end;) {
+    const int64_t count = std::min<int64_t>({WIDTH, end - i, at.inner - i % at.inner});
+    columns_statistics(z + at.row(i, at.input), at.input.classes, count, at.classes, target + i,
+                       log_odds + i, shift + i, total + i);
+    i += count;
+  }
+}
+
+template <class T>
+static void column_gradient(const Layout& at, const T* z, const int64_t* target,
+                            const float* shift, const float* total, const float* upstream, T* out,
+                            int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end;) {
+    const int64_t count = std::min<int64_t>({WIDTH, end - i, at.inner - i % at.inner});
+    columns_gradient(z + at.row(i, at.input), at.input.classes, count, at.classes, target + i,
+                     shift + i, total + i, upstream + i, out + at.row(i, at.output),
+                     at.output.classes);
+    i += count;
+  }
+}
+
+// Rows of few classes, WIDTH of them turned into columns.
+
+template <class T>
+INLINE void gather(const Layout& at, const T* z, int64_t i, int64_t count, T* tile) {
+  for (int64_t k = 0; k < count; ++k) {
+    const T* row = z + at.row(i + k, at.input);
+    for (int64_t c = 0; c < at.classes; ++c) tile[c * WIDTH + k] = row[c];
+  }
+}
+
+template <class T>
+static void few_statistics(const Layout& at, const T* z, const int64_t* target, float* log_odds,
+                           float* shift, float* total, int64_t begin, int64_t end) {
+  T tile[FEW * WIDTH] = {};
+  for (int64_t i = begin; i < end; i += WIDTH) {
+    const int64_t count = std::min<int64_t>(WIDTH, end - i);
+    gather(at, z, i, count, tile);
+    columns_statistics(tile, WIDTH, count, at.classes, target + i, log_odds + i, shift + i,
+                       total + i);
+  }
+}
+
+template <class T>
+static void few_gradient(const Layout& at, const T* z, const int64_t* target, const float* shift,
+                         const float* total, const float* upstream, T* out, int64_t begin,
+                         int64_t end) {
+  T tile[FEW * WIDTH] = {};
+  for (int64_t i = begin; i < end; i += WIDTH) {
+    const int64_t count = std::min<int64_t>(WIDTH, end - i);
+    gather(at, z, i, count, tile);
+    columns_gradient(tile, WIDTH, count, at.classes, target + i, shift + i, total + i,
+                     upstream + i, tile, WIDTH);
+    for (int64_t k = 0; k < count; ++k) {
+      T* row = out + at.row(i + k, at.output);
+      for (int64_t c = 0; c < at.classes; ++c) row[c] = tile[c * WIDTH + k];
+    }
+  }
+}
+
+// ---- every class's log-odds ----------------------------------------------------------------
+//
+// With t the top class, R = sum_{j != t} exp(z_j - z_t) and e_k = exp(z_k - z_t), the competitors
+// of k != t weigh D_k = 1 + (R - e_k): nothing cancels beside the 1. The top class's own are s, m.
+
+template <class T>
+INLINE int64_t top_class(const T* z, int64_t classes) {
+  Floats top = spread(-INFINITY);
+  Ints place = spread(0);
+  for (int64_t j = 0; j < classes; j += WIDTH) {
+    const Floats x = load_any(z + j, classes - j, -INFINITY);
+    place = x > top ? spread((int32_t)j) + lanes() : place;
+    top = max(x, top);
+  }
+  const float best = max(top);
+  int64_t result = classes;
+  for (int i = 0; i < WIDTH; ++i)
+    if (top[i] == best) result = std::min<int64_t>(result, place[i]);
+  return std::min(result, classes - 1);
+}
+
+template <class T>
+static void all_statistics(const Layout& at, const T* z, int64_t* top, float* log_odds,
+                           float* shift, float* total, float* rest, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const T* row = z + at.row(i, at.input);
+    float* result = log_odds + i * at.classes;
+    top[i] = top_class(row, at.classes);
+    const Competitors others = survey(row, at.classes, top[i]);
+    const float best = to_float(row[top[i]]), m = others.shift;
+    const float ratio = std::exp(std::min(m - finite(best), 0.0f));
+    shift[i] = m;
+    total[i] = (float)others.total;
+    rest[i] = (float)(others.total * ratio);
+    const Floats weight = spread(ratio), one_and_rest = spread(1 + rest[i]);
+    for (int64_t j = 0; j < at.classes; j += WIDTH) {
+      const int64_t count = at.classes - j;
+      const Floats x = load_any(row + j, count, 0);
+      const Floats e = exp_or_zero(x - m) * weight;
+      Floats d = one_and_rest - e;
+      d = d < 1.0f ? spread(1.0f) : d;  // rounding only
+      store_any(result + j, x - best - log_above_one(d), count);
+    }
+    result[top[i]] = (float)((double)best - others.top - std::log(others.total));
+  }
+}
+
+// dL/dz_j = G_j - e_j (T - G_j/D_j) - q_j G_t for j != t, and G_t - T for t, where
+// T = sum_{k != t} G_k/D_k and q_j = exp(z_j - m)/s = e_j/R.
+template <class T>
+static void all_gradient(const Layout& at, const T* z, const int64_t* top, const float* shift,
+                         const float* total, const float* rest, const float* upstream, T* out,
+                         int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const T* row = z + at.row(i, at.input);
+    T* result = out + at.row(i, at.output);
+    const float* grad = upstream + i * at.classes;
+    const bool alone = total[i] == 0;
+    const float top_grad = alone ? 0 : grad[top[i]], r = rest[i], m = shift[i];
+    const Floats to_q = spread(alone ? 0 : 1 / total[i]), one_and_rest = spread(1 + r);
+    Floats sums = {};
+    for (int64_t j = 0; j < at.classes; j += WIDTH) {
+      const int64_t count = at.classes - j;
+      const Floats g = load_any(grad + j, count, 0);
+      const Floats q = exp_or_zero(load_any(row + j, count, 0) - m) * to_q;
+      Floats d = one_and_rest - q * r;
+      d = d < 1.0f ? spread(1.0f) : d;
+      const Ints is_top = lanes() == spread((int32_t)(top[i] - j));
+      sums += is_top ? Floats{} : g / d;
+    }
+    const float others = sum(sums);
+    for (int64_t j = 0; j < at.classes; j += WIDTH) {
+      const int64_t count = at.classes - j;
+      const Floats g = load_any(grad + j, count, 0);
+      const Floats q = exp_or_zero(load_any(row + j, count, 0) - m) * to_q;
+      Floats d = one_and_rest - q * r;
+      d = d < 1.0f ? spread(1.0f) : d;
+      store_any(result + j, g - q * r * (others - g / d) - q * top_grad, count);
+    }
+    result[top[i]] = from_float<T>(top_grad - others);
+  }
+}
+
+// ---- psi as a list of instructions ---------------------------------------------------------
+//
+// The functions have PyTorch's values to a few roundings, in the tails as well.
+
+INLINE Floats magnitude(Floats x) { return (Floats)((Ints)x & 0x7fffffff); }
+
+// exp(x) for every x: beyond +-87 as a square, denormal results and overflow included.
+INLINE Floats exponential(Floats x) {
+  const Floats clamped = at_least(x > 90.0f ? spread(90.0f) : x, -104.0f);
+  const Floats root = exp_between(clamped * 0.5f);
+  return magnitude(x) > 87.0f ? root * root : exp_between(clamped);
+}
+
+INLINE Floats log_one_plus(Floats x) {  // x >= 0
+  const Floats u = 1.0f + x;
+  const Floats result = log_above_one(u) + (x - (u - 1.0f)) / u;
+  return x > 1e38f ? (x > FLT_MAX ? x : log_above_one(x)) : result;
+}
+
+INLINE Floats logistic(Floats x) {
+  const Floats t = exponential(-magnitude(x));
+  const Floats p = t / (1.0f + t);
+  return x < 0.0f ? p : x == x ? 1.0f / (1.0f + t) : x;
+}
+
+INLINE Floats soft_plus(Floats x) {
+  const Floats tail = log_one_plus(exponential(-magnitude(x)));
+  return x > 0.0f ? x + tail : x == x ? tail : x;
+}
+
+template <class F>
+INLINE Floats each(Floats x, const F& f) {
+  for (int i = 0; i < WIDTH; ++i) x[i] = f(x[i]);
+  return x;
+}
+
+INLINE Floats truth(Ints mask) { return (Floats)(mask & (Ints)spread(1.0f)); }
+
+INLINE Floats apply(int32_t code, Floats x, Floats y, Floats z) {
+  switch (code) {
+    case NEG: return -x;
+    case ADD: return x + y;
+    case SUB: return x - y;
+    case MUL: return x * y;
+    case DIV: return x / y;
+    case LE: return truth(x <= y);
+    case LT: return truth(x < y);
+    case GE: return truth(x >= y);
+    case GT: return truth(x > y);
+    case WHERE: return x != 0.0f ? y : z;
+    case MIN: return y < x ? y : x;  // clamps, whose y is a constant: NaN in x stays
+    case MAX: return y > x ? y : x;
+    case SIGMOID: return logistic(x);
+    case SOFTPLUS: return soft_plus(x);
+    case LOGSIGMOID: return -soft_plus(-x);
+    case EXP: return exponential(x);
+    case LOG1P: return log_one_plus(x);
+    case EXPM1: return each(x, [](float v) { return std::expm1(v); });
+    case POW: {
+      Floats result = x;
+      for (int i = 0; i < WIDTH; ++i) result[i] = std::pow(x[i], y[i]);
+      return result;
+    }
+    case SIN: return each(x, [](float v) { return std::sin(v); });
+    case COS: return each(x, [](float v) { return std::cos(v); });
+    case ISINF: return truth(magnitude(x) > FLT_MAX);
+    default: return x;
+  }
+}
+
+// Runs the program over `count` log-odds. Register 0 is a; the last instruction's is the result.
+// The result times scale and grad goes to out, or, where `sum` is set, its sum to out[0].
+static void evaluate(const Instruction* program, int64_t length, const float* a, int64_t count,
+                     const float* grad, int64_t grad_step, double scale, bool sum_up, float* out) {
+  alignas(64) float registers[REGISTERS][CHUNK];
+  double total = 0;
+  for (int64_t start = 0; start < count; start += CHUNK) {
+    const int64_t used = std::min<int64_t>(CHUNK, count - start);
+    const int64_t padded = (used + WIDTH - 1) / WIDTH * WIDTH;
+    std::memset(registers[0] + padded - WIDTH, 0, WIDTH * sizeof(float));
+    std::memcpy(registers[0], a + start, used * sizeof(float));
+    for (int64_t k = 0; k < length; ++k) {
+      const Instruction& step = program[k];
+      const auto operand = [&](int32_t index, int64_t j) __attribute__((always_inline)) {
+        return index < 0 ? spread(step.constants[-1 - index]) : load(registers[index] + j);
+      };
+      for (int64_t j = 0; j < padded; j += WIDTH)
+        store(registers[step.result] + j,
+              apply(step.code, operand(step.operands[0], j), operand(step.operands[1], j),
+                    operand(step.operands[2], j)));
+    }
+    const float* result = registers[program[length - 1].result];
+    for (int64_t j = 0; j < used; ++j) {
+      if (sum_up) total += result[j];
+      else out[start + j] = grad ? (float)(result[j] * (grad[(start + j) * grad_step] * scale))
+                                 : result[j];
+    }
+  }
+  if (sum_up) out[0] = (float)(total * scale);
+}
+
+#undef INLINE
