@@ -25,8 +25,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## the table in docs/performance.md
-	$(BIN)/python benchmarks/losses.py
+bench: $(READY)  ## time and memory of the losses on this machine, in about a minute
+	$(BIN)/losslab bench
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from losslab.cli.bench import bench
 from losslab.cli.compare import compare
 from losslab.cli.explain import explain
 from losslab.cli.losses import losses
@@ -22,7 +23,7 @@ app = typer.Typer(
     "Start with: [bold]losslab compare --task digits --loss cross_entropy --loss encouraging"
     "[/bold]",
 )
-for verb in (compare, report, losses, explain, tasks):
+for verb in (compare, report, losses, explain, bench, tasks):
     app.command()(verb)
 
 
