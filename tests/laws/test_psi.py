@@ -36,7 +36,7 @@ def value_and_slope(
     """ψ(a) and ψ'(a): by autograd, as ``slopes.py`` writes it, or as the native kernel runs it."""
     a = a.clone().requires_grad_()
     if how == "native":
-        odds = native_odds(setting.key, 1)
+        odds = native_odds(setting.key)
         ones = torch.ones_like(a)
         return odds.value(a.detach(), "none"), odds.upstream(a.detach(), ones, "none")
     value = setting.psi(a)

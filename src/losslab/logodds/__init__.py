@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from losslab.errors import InputError
-from losslab.logodds.plain import promote
+from losslab.logodds import select
 from losslab.logodds.reference import target_log_odds_reference
 from losslab.logodds.select import all_in_range, log_odds, target_span
 
@@ -76,16 +76,7 @@ def all_log_odds(logits: Tensor) -> Tensor:
         )
     if logits.dim() == 1:
         return all_log_odds(logits.unsqueeze(0)).squeeze(0)
-    z = promote(logits)
-    if z.shape[1] == 0 or z.shape[0] == 0:
-        return z.clone()
-    # Every class but the top one has p ≤ 1/2, where log p − log(1 − p) loses nothing.
-    top = z.detach().argmax(1, keepdim=True)
-    is_top = torch.zeros_like(z, dtype=torch.bool).scatter(1, top, True)
-    log_p = torch.log_softmax(z, 1)
-    below = log_p.masked_fill(is_top, -torch.inf)
-    a = log_p - torch.log1p(-below.exp())
-    return torch.where(is_top, log_odds(z, top.squeeze(1)).unsqueeze(1), a)
+    return select.all_log_odds(logits)
 
 
 def check(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, bool]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from losslab.logodds import plain
+from losslab.logodds import native, plain
 
 
 class Kernel(Protocol):
@@ -58,6 +58,36 @@ class _LogOdds(torch.autograd.Function):
         ones = torch.ones_like(target, dtype=tangent.dtype)
         unit = plain.gradient(logits, target, ones)
         return (unit * tangent).sum(1).to(plain.compute_dtype(logits.dtype))
+
+
+class _AllLogOdds(torch.autograd.Function):
+    """Every class's log-odds of (N, C) rows by the native kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        log_odds, saved = native.all_statistics(logits)
+        ctx.save_for_backward(logits, *saved)
+        ctx.save_for_forward(logits)
+        return log_odds
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        logits, *saved = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True
+            with torch.enable_grad():
+                every = plain.all_log_odds(logits)
+            return torch.autograd.grad(every, logits, grad, create_graph=True)[0]
+        return native.all_gradient(logits, saved, grad)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        (logits,) = ctx.saved_tensors
+        return torch.func.jvp(plain.all_log_odds, (logits,), (tangent,))[1]
+
+
+def all_log_odds(logits: Tensor) -> Tensor:
+    """Differentiable log-odds of every class of (N, C) rows that the native kernel takes."""
+    return _AllLogOdds.apply(logits)
 
 
 def log_odds(kernel: Kernel, logits: Tensor, target: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ inline Float16 from_float<Float16>(float x) {
   if (magnitude >= 65520) return {(uint16_t)(sign | 0x7c00)};
   int exponent;
   std::frexp(magnitude, &exponent);
-  exponent = std::max(exponent, -13);  // of the unit in the last place, plus 11
+  exponent = magnitude > 0 ? std::max(exponent, -13) : -13;  // of the last place, plus 11
   const int64_t units = (int64_t)std::nearbyint(std::ldexp(magnitude, 11 - exponent));
   return {(uint16_t)(sign | (units + ((int64_t)(exponent + 13) << 10)))};
 }
@@ -209,7 +209,7 @@ static void over_rows(const Layout& at, int64_t threads, const Work& work) {
   const int64_t useful = std::min(rows, rows * at.classes / GRAIN);
   threads = std::min(threads, useful);
   if (threads < 2) {
-    work(0, rows);
+    if (rows) work(0, rows);
     return;
   }
   // a few parts a thread: one that is held up by another process does not hold up the rest
@@ -412,9 +412,9 @@ static PyObject* all_gradient(PyObject*, PyObject* const* values, Py_ssize_t cou
   Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
-// evaluate(program as bytes, a, count, grad or 0, grad step, scale, sum, out)
+// evaluate(program as bytes, a, count, grad or 0, grad step, scale, sum, threads, out)
 static PyObject* evaluate(PyObject*, PyObject* const* values, Py_ssize_t count) {
-  if (!expect(count, 8)) return nullptr;
+  if (!expect(count, 9)) return nullptr;
   char* bytes;
   Py_ssize_t size;
   if (PyBytes_AsStringAndSize(values[0], &bytes, &size) < 0) return nullptr;
@@ -437,10 +437,21 @@ static PyObject* evaluate(PyObject*, PyObject* const* values, Py_ssize_t count) 
   const int64_t grad_step = arguments.integer();
   const double scale = PyFloat_AsDouble(values[arguments.used++]);
   const bool sum_up = arguments.integer();
+  const int64_t threads = arguments.integer();
   float* out = arguments.address<float>();
   if (PyErr_Occurred()) return nullptr;
   Py_BEGIN_ALLOW_THREADS
-  CALL(evaluate, program.data(), length, a, n, grad, grad_step, scale, sum_up, out);
+  if (sum_up) {
+    const double total = CALL(evaluate, program.data(), length, a, grad, 0, 1, nullptr, 0, n);
+    out[0] = (float)(total * scale);
+  } else {
+    Layout chunks{};
+    chunks.outer = (n + CHUNK - 1) / CHUNK, chunks.inner = 1, chunks.classes = CHUNK;
+    over_rows(chunks, threads, [&](int64_t begin, int64_t end) {
+      CALL(evaluate, program.data(), length, a, grad, grad_step, (float)scale, out, begin * CHUNK,
+           std::min(end * CHUNK, n));
+    });
+  }
   Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 

@@ -7,6 +7,8 @@ so everything that C++ cannot see is checked here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -154,13 +156,15 @@ def evaluate(
         0 if grad is None or grad.dim() == 0 else 1,
         scale,
         total,
+        torch.get_num_threads(),
         out.data_ptr(),
     )
     return out
 
 
-def all_statistics(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Log-odds of every class of (N, C) rows, and what the gradient needs."""
+def all_statistics(logits: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+    """Log-odds of every class of (N, C) rows, and what the gradient needs: the top class, its
+    competitors' m and s, and their sum beside it."""
     n, c = logits.shape
     log_odds = torch.empty(n, c)
     top = torch.empty(n, dtype=torch.int64)
@@ -178,25 +182,23 @@ def all_statistics(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
         total.data_ptr(),
         rest.data_ptr(),
     )
-    return log_odds, top, shift, total, rest
+    return log_odds, (top, shift, total, rest)
 
 
 def all_gradient(
-    logits: Tensor, top: Tensor, shift: Tensor, total: Tensor, rest: Tensor, grad: Tensor
+    logits: Tensor, saved: Sequence[Tensor], grad: Tensor, out: Tensor | None = None
 ) -> Tensor:
-    """Gradient of every class's log-odds, weighted by ``grad`` (N, C)."""
+    """Gradient of every class's log-odds, weighted by ``grad`` (N, C); ``out`` is contiguous."""
     grad = grad.contiguous()
-    out = torch.empty(logits.shape, dtype=logits.dtype)
+    if out is None:
+        out = torch.empty(logits.shape, dtype=logits.dtype)
     _native.all_gradient(
         DTYPES[logits.dtype],
         *logits.shape,
         logits.stride(0),
         torch.get_num_threads(),
         logits.data_ptr(),
-        top.data_ptr(),
-        shift.data_ptr(),
-        total.data_ptr(),
-        rest.data_ptr(),
+        *(x.data_ptr() for x in saved),
         grad.data_ptr(),
         out.data_ptr(),
     )

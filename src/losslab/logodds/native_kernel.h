@@ -465,13 +465,13 @@ INLINE Floats log_one_plus(Floats x) {  // x >= 0
 }
 
 INLINE Floats logistic(Floats x) {
-  const Floats t = exponential(-magnitude(x));
-  const Floats p = t / (1.0f + t);
-  return x < 0.0f ? p : x == x ? 1.0f / (1.0f + t) : x;
+  const Floats t = exp_or_zero(-magnitude(x));
+  return (x < 0.0f ? t : x == x ? spread(1.0f) : x) / (1.0f + t);
 }
 
 INLINE Floats soft_plus(Floats x) {
-  const Floats tail = log_one_plus(exponential(-magnitude(x)));
+  const Floats t = exp_or_zero(-magnitude(x)), u = 1.0f + t;
+  const Floats tail = log_above_one(u) + (t - (u - 1.0f));  // with the digits that u has lost
   return x > 0.0f ? x + tail : x == x ? tail : x;
 }
 
@@ -481,69 +481,84 @@ INLINE Floats each(Floats x, const F& f) {
   return x;
 }
 
-INLINE Floats truth(Ints mask) { return (Floats)(mask & (Ints)spread(1.0f)); }
-
-INLINE Floats apply(int32_t code, Floats x, Floats y, Floats z) {
-  switch (code) {
-    case NEG: return -x;
-    case ADD: return x + y;
-    case SUB: return x - y;
-    case MUL: return x * y;
-    case DIV: return x / y;
-    case LE: return truth(x <= y);
-    case LT: return truth(x < y);
-    case GE: return truth(x >= y);
-    case GT: return truth(x > y);
-    case WHERE: return x != 0.0f ? y : z;
-    case MIN: return y < x ? y : x;  // clamps, whose y is a constant: NaN in x stays
-    case MAX: return y > x ? y : x;
-    case SIGMOID: return logistic(x);
-    case SOFTPLUS: return soft_plus(x);
-    case LOGSIGMOID: return -soft_plus(-x);
-    case EXP: return exponential(x);
-    case LOG1P: return log_one_plus(x);
-    case EXPM1: return each(x, [](float v) { return std::expm1(v); });
-    case POW: {
-      Floats result = x;
-      for (int i = 0; i < WIDTH; ++i) result[i] = std::pow(x[i], y[i]);
-      return result;
-    }
-    case SIN: return each(x, [](float v) { return std::sin(v); });
-    case COS: return each(x, [](float v) { return std::cos(v); });
-    case ISINF: return truth(magnitude(x) > FLT_MAX);
-    default: return x;
-  }
+INLINE Floats powers(Floats x, Floats y) {
+  for (int i = 0; i < WIDTH; ++i) x[i] = std::pow(x[i], y[i]);
+  return x;
 }
 
-// Runs the program over `count` log-odds. Register 0 is a; the last instruction's is the result.
-// The result times scale and grad goes to out, or, where `sum` is set, its sum to out[0].
-static void evaluate(const Instruction* program, int64_t length, const float* a, int64_t count,
-                     const float* grad, int64_t grad_step, double scale, bool sum_up, float* out) {
+INLINE Floats truth(Ints mask) { return (Floats)(mask & (Ints)spread(1.0f)); }
+
+// One instruction over all rows of a chunk; a constant operand is a vector read again and again.
+template <class F>
+INLINE void run(const Instruction& step, float (*registers)[CHUNK], int64_t padded, const F& f) {
+  Floats constants[3];
+  const float* from[3];
+  int64_t stride[3];
+  for (int i = 0; i < 3; ++i) {
+    const int32_t operand = step.operands[i];
+    constants[i] = spread(step.constants[i]);
+    from[i] = operand < 0 ? (const float*)&constants[-1 - operand] : registers[operand];
+    stride[i] = operand < 0 ? 0 : 1;
+  }
+  float* result = registers[step.result];
+  for (int64_t j = 0; j < padded; j += WIDTH)
+    store(result + j, f(load(from[0] + j * stride[0]), load(from[1] + j * stride[1]),
+                        load(from[2] + j * stride[2])));
+}
+
+#define CASE(code, expression) \
+  case code: return run(step, registers, padded, [](Floats x, Floats y, Floats z) \
+      __attribute__((always_inline)) { (void)y, (void)z; return expression; });
+
+static void execute(const Instruction& step, float (*registers)[CHUNK], int64_t padded) {
+  switch (step.code) {
+    CASE(NEG, -x)
+    CASE(ADD, x + y)
+    CASE(SUB, x - y)
+    CASE(MUL, x * y)
+    CASE(DIV, x / y)
+    CASE(LE, truth(x <= y))
+    CASE(LT, truth(x < y))
+    CASE(GE, truth(x >= y))
+    CASE(GT, truth(x > y))
+    CASE(WHERE, x != 0.0f ? y : z)
+    CASE(MIN, y < x ? y : x)  // clamps, whose y is a constant: NaN in x stays
+    CASE(MAX, y > x ? y : x)
+    CASE(SIGMOID, logistic(x))
+    CASE(SOFTPLUS, soft_plus(x))
+    CASE(LOGSIGMOID, -soft_plus(-x))
+    CASE(EXP, exponential(x))
+    CASE(LOG1P, log_one_plus(x))
+    CASE(EXPM1, each(x, [](float v) { return std::expm1(v); }))
+    CASE(POW, powers(x, y))
+    CASE(SIN, each(x, [](float v) { return std::sin(v); }))
+    CASE(COS, each(x, [](float v) { return std::cos(v); }))
+    CASE(ISINF, truth(magnitude(x) > FLT_MAX))
+  }
+}
+#undef CASE
+
+// Runs the program over the log-odds from begin to end. Register 0 is a; the last instruction's is
+// the result. It goes to out, times grad and scale where there is a grad; where there is no out, the
+// sum is returned.
+static double evaluate(const Instruction* program, int64_t length, const float* a,
+                       const float* grad, int64_t grad_step, float scale, float* out,
+                       int64_t begin, int64_t end) {
   alignas(64) float registers[REGISTERS][CHUNK];
   double total = 0;
-  for (int64_t start = 0; start < count; start += CHUNK) {
-    const int64_t used = std::min<int64_t>(CHUNK, count - start);
+  for (int64_t start = begin; start < end; start += CHUNK) {
+    const int64_t used = std::min<int64_t>(CHUNK, end - start);
     const int64_t padded = (used + WIDTH - 1) / WIDTH * WIDTH;
     std::memset(registers[0] + padded - WIDTH, 0, WIDTH * sizeof(float));
     std::memcpy(registers[0], a + start, used * sizeof(float));
-    for (int64_t k = 0; k < length; ++k) {
-      const Instruction& step = program[k];
-      const auto operand = [&](int32_t index, int64_t j) __attribute__((always_inline)) {
-        return index < 0 ? spread(step.constants[-1 - index]) : load(registers[index] + j);
-      };
-      for (int64_t j = 0; j < padded; j += WIDTH)
-        store(registers[step.result] + j,
-              apply(step.code, operand(step.operands[0], j), operand(step.operands[1], j),
-                    operand(step.operands[2], j)));
-    }
+    for (int64_t k = 0; k < length; ++k) execute(program[k], registers, padded);
     const float* result = registers[program[length - 1].result];
     for (int64_t j = 0; j < used; ++j) {
-      if (sum_up) total += result[j];
-      else out[start + j] = grad ? (float)(result[j] * (grad[(start + j) * grad_step] * scale))
-                                 : result[j];
+      if (!out) total += result[j];
+      else out[start + j] = grad ? result[j] * (grad[(start + j) * grad_step] * scale) : result[j];
     }
   }
-  if (sum_up) out[0] = (float)(total * scale);
+  return total;
 }
 
 #undef INLINE

@@ -24,6 +24,20 @@ def log_odds(logits: Tensor, target: Tensor) -> Tensor:
     return torch.where(alone, gap.detach(), gap - log_total)
 
 
+def all_log_odds(logits: Tensor) -> Tensor:
+    """Every class's log-odds by differentiable operations; ``logits`` (N, C, …)."""
+    z = promote(logits)
+    if z.shape[1] == 0 or z.shape[0] == 0:
+        return z.clone()
+    # Every class but the top one has p ≤ 1/2, where log p − log(1 − p) loses nothing.
+    top = z.detach().argmax(1, keepdim=True)
+    is_top = torch.zeros_like(z, dtype=torch.bool).scatter(1, top, True)
+    log_p = torch.log_softmax(z, 1)
+    below = log_p.masked_fill(is_top, -torch.inf)
+    a = log_p - torch.log1p(-below.exp())
+    return torch.where(is_top, log_odds(z, top.squeeze(1)).unsqueeze(1), a)
+
+
 def gradient(logits: Tensor, target: Tensor, grad: Tensor) -> Tensor:
     """g·(e_y − q) as operations that can be differentiated again."""
     is_target, _, weights = _competitors(promote(logits), target)

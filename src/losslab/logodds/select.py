@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from losslab.errors import InputError, nearest
-from losslab.logodds import eager, kernel, native, plain
+from losslab.logodds import eager, kernel, native, plain, triton
 
 NAMES = ("auto", "native", "triton", "eager")
 _requested = os.environ.get("LOSSLAB_BACKEND") or "auto"
 _native = native.unavailable() is None
+_NO_TARGET = torch.empty(0, dtype=torch.int64)
 
 
 def set_backend(name: str) -> None:
@@ -52,6 +53,23 @@ def log_odds(logits: Tensor, target: Tensor) -> Tensor:
     return plain.log_odds(logits, target)
 
 
+def all_log_odds(logits: Tensor) -> Tensor:
+    """Log-odds of every class of ``logits`` (N, C, …)."""
+    return kernel.all_log_odds(logits) if takes_all(logits) else plain.all_log_odds(logits)
+
+
+def takes_all(logits: Tensor) -> bool:
+    """Whether the native kernel computes every class's log-odds of these logits."""
+    return (
+        _native
+        and _requested in ("auto", "native")
+        and logits.dim() == 2
+        and logits.stride(1) == 1
+        and not being_transformed()
+        and native.refuses(logits, _NO_TARGET) is None
+    )
+
+
 def kernel_for(logits: Tensor, target: Tensor) -> kernel.Kernel | None:
     """The kernel for these tensors; None where only an operator or plain operations will do."""
     if _requested not in ("auto", "eager"):
@@ -62,8 +80,8 @@ def kernel_for(logits: Tensor, target: Tensor) -> kernel.Kernel | None:
         return eager
     if _native and native.refuses(logits, target) is None:
         return native
-    if logits.device.type != "cpu" and _triton_refuses(logits, target) is None:
-        return _triton()
+    if logits.device.type != "cpu" and triton.refuses(logits, target) is None:
+        return triton
     return eager
 
 
@@ -77,7 +95,7 @@ def _insist(logits: Tensor, target: Tensor) -> None:
     elif reason is None and being_transformed():
         reason = "torch.func, tracers and dispatch modes need plain operations"
     elif reason is None:
-        refuses = native.refuses if name == "native" else _triton_refuses
+        refuses = native.refuses if name == "native" else triton.refuses
         reason = refuses(logits, target)
     if reason:
         raise InputError(
@@ -128,7 +146,7 @@ def backend_for(device: str | torch.device, dtype: torch.dtype = torch.float32) 
     device = torch.device(device)
     if device.type == "cpu":
         return "native" if _native and dtype in native.DTYPES else "eager"
-    return "triton" if _why_not("triton") is None and dtype != torch.float64 else "eager"
+    return "triton" if _why_not("triton") is None else "eager"
 
 
 def _known(name: str) -> str:
@@ -145,20 +163,8 @@ def _why_not(name: str) -> str | None:
     if name == "native":
         return native.unavailable()
     if name == "triton":
-        return _triton_unavailable()
+        return triton.unavailable()
     return None
-
-
-def _triton_unavailable() -> str | None:
-    return "no Triton kernels yet"
-
-
-def _triton_refuses(logits: Tensor, target: Tensor) -> str | None:
-    return _triton_unavailable()
-
-
-def _triton() -> kernel.Kernel:
-    raise NotImplementedError
 
 
 def _takes_compiled(logits: Tensor) -> bool:

@@ -22,7 +22,6 @@ from losslab.logodds import native
 Psi = Callable[[Tensor], Tensor]
 Operand = int | float  # a register, or a constant
 _REGISTERS = 32
-_MOST_ROWS = 1 << 16  # beyond, PyTorch's operations use several threads
 _CODES = {} if native.unavailable() else {n: i for i, n in enumerate(native.codes())}
 
 _BINARY: dict[Any, str] = {
@@ -140,6 +139,9 @@ class NativeOdds:
         scale = 1.0 if reduction == "sum" else 1 / a.numel()
         return native.evaluate(self._value, a, torch.empty(()), scale=scale, total=True)
 
+    def slope(self, a: Tensor) -> Tensor:
+        return native.evaluate(self._slope, a, torch.empty_like(a))
+
     def upstream(self, a: Tensor, grad: Tensor, reduction: str) -> Tensor:
         scale = 1 / a.numel() if reduction == "mean" else 1.0
         return native.evaluate(self._slope, a, torch.empty_like(a), grad=grad, scale=scale)
@@ -155,6 +157,6 @@ def _traced(key: Any) -> NativeOdds | None:
     return None if None in programs else NativeOdds(*programs)  # type: ignore[arg-type]
 
 
-def native_odds(key: Any, rows: int) -> NativeOdds | None:
+def native_odds(key: Any) -> NativeOdds | None:
     """The programs of ``key`` = (ψ, ψ', arguments as pairs), made once; None if it has none."""
-    return _traced(key) if key is not None and rows <= _MOST_ROWS else None
+    return None if key is None else _traced(key)

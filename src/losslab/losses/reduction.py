@@ -19,8 +19,8 @@ from torch import Tensor
 from losslab import logodds
 from losslab.errors import InputError, nearest
 from losslab.logodds.plain import compute_dtype, promote
-from losslab.logodds.select import all_in_range, kernel_for, log_odds, target_span
-from losslab.losses.fused import fused_loss
+from losslab.logodds.select import all_in_range, kernel_for, log_odds, takes_all, target_span
+from losslab.losses.fused import expected_loss, fused_loss
 from losslab.losses.psi import times
 
 Psi = Callable[[Tensor], Tensor]
@@ -84,6 +84,14 @@ class OddsRows(Rows):
 
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
         return _elementwise(self.psi, _calm(logodds.all_log_odds(logits), unused))
+
+    def expected(self, logits: Tensor, share: Tensor) -> Tensor:
+        otherwise = super().expected
+        if share.requires_grad or not takes_all(logits) or _learns(self.psi, logits):
+            return otherwise(logits, share)
+        return expected_loss(
+            logits, share, self.psi, self.slope, self.key, lambda z: otherwise(z, share)
+        )
 
 
 @dataclass(frozen=True)
@@ -295,6 +303,12 @@ def _elementwise(psi: Psi, a: Tensor) -> Tensor:
             "Write it elementwise, such as `lambda a: torch.relu(1 - a)`."
         )
     return losses
+
+
+def _learns(psi: Psi, logits: Tensor) -> bool:
+    """Whether a ψ has parameters of its own that want a gradient."""
+    with torch.enable_grad():
+        return psi(promote(logits.detach()[:1, :1])).requires_grad
 
 
 def quiet(x: Tensor, ignored: Tensor | None) -> Tensor:
