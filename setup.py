@@ -8,6 +8,7 @@ import sys
 from setuptools import Extension, setup
 
 _GCC_FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+_GCC_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # in GCC 12's own AVX-512 header
 
 native = Extension(
     "losslab.logodds._native",

@@ -16,6 +16,9 @@
 #include <thread>
 #include <vector>
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 #if defined(__linux__) || defined(__APPLE__)
 #include <dlfcn.h>
 #endif

@@ -9,6 +9,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
 typedef uint32_t Words __attribute__((vector_size(4 * WIDTH)));
 typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
 
+#define INLINE_TEMPLATE inline __attribute__((always_inline))
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE Floats spread(float x) { return x - Floats{}; }
@@ -26,9 +27,20 @@ INLINE float sum(Floats x) {
   return result;
 }
 
-// Comparisons are written so that a NaN in x is passed over by max and kept by min.
-INLINE Floats max(Floats x, Floats top) { return x > top ? x : top; }
-INLINE Floats at_most_zero(Floats x) { return x > 0.0f ? spread(0.0f) : x; }
+// The larger and the smaller of two, the second where either is NaN: single instructions that GCC
+// does not find by itself, as for the conversion of halves below.
+#if WIDTH == 16
+INLINE Floats larger(Floats x, Floats y) { return (Floats)_mm512_max_ps((__m512)x, (__m512)y); }
+INLINE Floats smaller(Floats x, Floats y) { return (Floats)_mm512_min_ps((__m512)x, (__m512)y); }
+#elif WIDTH == 8
+INLINE Floats larger(Floats x, Floats y) { return (Floats)_mm256_max_ps((__m256)x, (__m256)y); }
+INLINE Floats smaller(Floats x, Floats y) { return (Floats)_mm256_min_ps((__m256)x, (__m256)y); }
+#else
+INLINE Floats larger(Floats x, Floats y) { return x > y ? x : y; }
+INLINE Floats smaller(Floats x, Floats y) { return x < y ? x : y; }
+#endif
+
+INLINE Floats max(Floats x, Floats top) { return larger(x, top); }  // passes over a NaN in x
 
 INLINE float max(Floats x) {
   float result = x[0];
@@ -51,10 +63,12 @@ INLINE Floats exp_between(Floats x) {
   return p * (Floats)(((Ints)shifted << 23) + 0x3f800000);
 }
 
-INLINE Floats at_least(Floats x, float low) { return x < low ? spread(low) : x; }
+INLINE Floats within(float low, Floats x, float high) {
+  return larger(spread(low), smaller(spread(high), x));
+}
 
 // exp(min(x, 0)), never 0: for sums in which another term is 1.
-INLINE Floats exp_for_sum(Floats x) { return exp_between(at_least(at_most_zero(x), -87.0f)); }
+INLINE Floats exp_for_sum(Floats x) { return exp_between(within(-87.0f, x, 0.0f)); }
 
 // exp(min(x, 0)), 0 below the smallest normal number.
 INLINE Floats exp_or_zero(Floats x) {
@@ -90,22 +104,32 @@ INLINE Floats load(const float* z) {
 INLINE void store(float* z, Floats x) { std::memcpy(z, &x, sizeof x); }
 
 INLINE Words load_words(const void* z) {
+#if WIDTH == 16
+  return (Words)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)z));
+#elif WIDTH == 8
+  return (Words)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)z));
+#else
   Halves x;
   std::memcpy(&x, z, sizeof x);
   return __builtin_convertvector(x, Words);
+#endif
 }
 
 INLINE void store_words(void* z, Words bits) {
+#if WIDTH == 16
+  _mm256_storeu_si256((__m256i*)z, _mm512_cvtepi32_epi16((__m512i)bits));
+#else
   Halves x = __builtin_convertvector(bits, Halves);
   std::memcpy(z, &x, sizeof x);
+#endif
 }
 
 INLINE Floats load(const BFloat16* z) { return (Floats)(load_words(z) << 16); }
 
+INLINE Words round_to_bfloat16(Words bits) { return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; }
+
 INLINE void store(BFloat16* z, Floats x) {  // to nearest, ties to even; NaN stays NaN
-  Words bits = (Words)x;
-  Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  store_words(z, x == x ? rounded : (bits >> 16) | 0x40);
+  store_words(z, x == x ? round_to_bfloat16((Words)x) : ((Words)x >> 16) | 0x40);
 }
 
 INLINE Floats load(const Float16* z) {
@@ -124,6 +148,15 @@ INLINE void store(Float16* z, Floats x) {  // to nearest, ties to even; NaN stay
   half = magnitude >= 0x477ff000 ? 0x7c00 - Words{} : half;
   half = magnitude > 0x7f800000 ? 0x7e00 - Words{} : half;
   store_words(z, half | ((bits >> 16) & 0x8000));
+}
+
+// The same where no x is NaN.
+template <class T>
+INLINE void store_number(T* z, Floats x) { store(z, x); }
+
+template <>
+INLINE_TEMPLATE void store_number(BFloat16* z, Floats x) {
+  store_words(z, round_to_bfloat16((Words)x));
 }
 
 // The last elements of a row, filled up with `fill`; in range of the buffer only.
@@ -246,11 +279,20 @@ static void row_gradient(const Layout& at, const T* z, const int64_t* target, co
       std::memset(result, 0, at.classes * sizeof(T));
       continue;
     }
-    const Floats m = spread(shift[i]), scale = spread(-g / total[i]);
+    const float factor = -g / total[i];
+    if (!(std::fabs(factor) <= FLT_MAX)) {  // NaN among the logits, or an upstream that is not finite
+      for (int64_t j = 0; j < at.classes; ++j) {
+        const float x = to_float(row[j]), e = std::exp(std::min(x - shift[i], 0.0f));
+        result[j] = from_float<T>(x == x ? e * factor : x);
+      }
+      result[target[i]] = from_float<T>(g);
+      continue;
+    }
+    const Floats m = spread(shift[i]), scale = spread(factor);
     const Floats last = load(row + at.classes - WIDTH);  // before `out` may overwrite it
     for (int64_t j = 0; j + WIDTH <= at.classes; j += WIDTH)
-      store(result + j, exp_or_zero(load(row + j) - m) * scale);
-    store(result + at.classes - WIDTH, exp_or_zero(last - m) * scale);
+      store_number(result + j, exp_or_zero(load(row + j) - m) * scale);
+    store_number(result + at.classes - WIDTH, exp_or_zero(last - m) * scale);
     result[target[i]] = from_float<T>(g);
   }
 }
@@ -453,7 +495,7 @@ INLINE Floats magnitude(Floats x) { return (Floats)((Ints)x & 0x7fffffff); }
 
 // exp(x) for every x: beyond +-87 as a square, denormal results and overflow included.
 INLINE Floats exponential(Floats x) {
-  const Floats clamped = at_least(x > 90.0f ? spread(90.0f) : x, -104.0f);
+  const Floats clamped = within(-104.0f, x, 90.0f);
   const Floats root = exp_between(clamped * 0.5f);
   return magnitude(x) > 87.0f ? root * root : exp_between(clamped);
 }
@@ -562,3 +604,4 @@ static double evaluate(const Instruction* program, int64_t length, const float* 
 }
 
 #undef INLINE
+#undef INLINE_TEMPLATE
