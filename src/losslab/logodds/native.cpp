@@ -51,11 +51,11 @@ constexpr int64_t FEW = 24;      // up to so many classes, rows are worked on si
 
 // A step of an elementwise program: registers from 0 on, or -1, -2, -3 for its own constants.
 enum Code : int32_t {
-  NEG, ADD, SUB, MUL, DIV, LE, LT, GE, GT, WHERE, MIN, MAX, SIGMOID, SOFTPLUS, LOGSIGMOID, EXP,
+  NEG, ADD, SUB, MUL, GATE, DIV, LE, LT, GE, GT, WHERE, MIN, MAX, SIGMOID, SOFTPLUS, LOGSIGMOID, EXP,
   LOG1P, EXPM1, POW, SIN, COS, ISINF, CODES
 };
 static const char* const CODE_NAMES[] = {
-    "neg", "add", "sub", "mul", "div", "le", "lt", "ge", "gt", "where", "min", "max", "sigmoid",
+    "neg", "add", "sub", "mul", "gate", "div", "le", "lt", "ge", "gt", "where", "min", "max", "sigmoid",
     "softplus", "logsigmoid", "exp", "log1p", "expm1", "pow", "sin", "cos", "isinf"};
 static_assert(sizeof CODE_NAMES / sizeof *CODE_NAMES == CODES);
 

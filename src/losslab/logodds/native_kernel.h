@@ -558,6 +558,7 @@ static void execute(const Instruction& step, float (*registers)[CHUNK], int64_t 
     CASE(ADD, x + y)
     CASE(SUB, x - y)
     CASE(MUL, x * y)
+    CASE(GATE, x == 0.0f ? x : x * y)  // a slope of 0 stays 0 beside an infinity
     CASE(DIV, x / y)
     CASE(LE, truth(x <= y))
     CASE(LT, truth(x < y))

@@ -100,17 +100,23 @@ def fused_loss(
     target: Tensor,
     kernel: Kernel,
     psi: Psi,
-    slope: Psi,
+    slope: Psi | None,
     key: Any,
     reduction: str,
     dtype: torch.dtype,
-) -> Tensor:
+) -> Tensor | None:
     """Reduced ψ(a) of validated logits (N, C, …) and targets (N, …) in range, in ``dtype``.
 
-    ``key`` is (ψ, ψ', arguments) where those are fixed, so that they may be compiled once.
+    ``key`` is (ψ, ψ', arguments) where those are fixed, so that they may be compiled once. None
+    where ψ' is known in no other way than by autograd.
     """
-    found = native_odds(key) if kernel is native and target.numel() <= _FEW else None
-    odds = found or TorchOdds(psi, slope)
+    odds: Odds | None = None
+    if kernel is native and target.numel() <= _FEW:
+        odds = native_odds(key, psi)
+    if odds is None and slope is not None:
+        odds = TorchOdds(psi, slope)
+    if odds is None:
+        return None
     return _FusedLoss.apply(logits, target, kernel, psi, odds, reduction, dtype)
 
 
@@ -171,5 +177,5 @@ def expected_loss(
 
     ``otherwise(logits)`` is the same by differentiable operations.
     """
-    odds = native_odds(key) or (TorchOdds(psi, slope) if slope else AutogradOdds(psi))
+    odds = native_odds(key, psi) or (TorchOdds(psi, slope) if slope else AutogradOdds(psi))
     return _ExpectedLoss.apply(logits, share.detach(), odds, otherwise)

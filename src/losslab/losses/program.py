@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import struct
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from losslab.logodds import native
 
 Psi = Callable[[Tensor], Tensor]
 Operand = int | float  # the number of a value, or a constant
+Steps = tuple[tuple[str, tuple[Operand, ...]], ...]
 _REGISTERS = 32
 _CODES = {} if native.unavailable() else {n: i for i, n in enumerate(native.codes())}
 
@@ -43,21 +44,27 @@ class Unknown(Exception):
 
 def program_of(psi: Psi) -> bytes | None:
     """The instructions of an elementwise function, or None where it has others."""
+    steps = _steps_of(psi)
+    return None if steps is None else _program(steps)
+
+
+def _steps_of(psi: Psi) -> Steps | None:
+    """What a ψ does to log-odds; None where that is not known to the last operation."""
     if not _CODES:
         return None
     tape = _Tape()
     try:
-        result = psi(_Symbol(tape, 0))  # type: ignore[arg-type]
-        return tape.program(result)
-    except (Unknown, TypeError):
+        tape.emit("add", psi(_Symbol(tape, 0)), 0.0)  # type: ignore[arg-type]
+    except Exception:  # a ψ that fails here is called with log-odds next, and fails there if at all
         return None
+    return tuple(tape.steps)
 
 
 class _Tape:
     """What a ψ did, as instructions on values numbered in the order they came about; 0 is a."""
 
-    def __init__(self) -> None:
-        self.steps: list[tuple[str, tuple[Operand, ...]]] = []
+    def __init__(self, steps: Steps = ()) -> None:
+        self.steps = list(steps)
 
     def call(self, function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if function in _BINARY and len(args) == 2 and not options:
@@ -69,7 +76,9 @@ class _Tape:
         if function is torch.where and len(args) == 3:
             return self.emit("where", *args)
         if function is torch.relu:
-            return self.emit("max", *args, 0.0)
+            return self.emit("relu", *args, 0.0)
+        if function == "gate":
+            return self.emit("gate", *args)
         if function == "square":
             return self.emit("mul", *args, *args)
         if function in ("masked_fill", "masked_fill_"):
@@ -91,20 +100,89 @@ class _Tape:
         self.steps.append((name, tuple(_operand(x) for x in operands)))
         return _Symbol(self, len(self.steps))
 
-    def program(self, result: Any) -> bytes:
-        """The steps, with registers used again once their value has been used for the last time."""
-        self.emit("add", result, 0.0)  # the last instruction's register is the result
-        last = {x: i for i, (_, used) in enumerate(self.steps) for x in used if isinstance(x, int)}
-        places, free = {0: 0}, list(range(_REGISTERS - 1, 0, -1))
-        code = []
-        for i, (name, operands) in enumerate(self.steps):
-            if not free:
-                raise Unknown("too many values at once")
-            places[i + 1] = free.pop()
-            code.append(_instruction(name, places[i + 1], operands, places))
-            done = {x for x in operands if isinstance(x, int) and x > 0 and last[x] == i}
-            free += [places[x] for x in done]
-        return b"".join(code)
+
+def _program(steps: Steps) -> bytes | None:
+    """Instructions in which registers are used again once their value is no longer wanted."""
+    last = {x: i for i, (_, used) in enumerate(steps) for x in used if isinstance(x, int)}
+    places, free = {0: 0}, list(range(_REGISTERS - 1, 0, -1))
+    code = []
+    for i, (name, operands) in enumerate(steps):
+        if not free:
+            return None
+        places[i + 1] = free.pop()
+        code.append(_instruction(name, places[i + 1], operands, places))
+        done = {x for x in operands if isinstance(x, int) and x > 0 and last[x] == i}
+        if i + 1 not in last and i + 1 < len(steps):
+            done.add(i + 1)  # nobody looks at it
+        free += [places[x] for x in done]
+    return b"".join(code)
+
+
+def _differentiated(steps: Steps) -> Steps:
+    """The steps of ψ', by the chain rule from the first step to the last."""
+    tape = _Tape(steps)
+    slopes: list[Any] = [1.0]
+    for i, (name, operands) in enumerate(steps):
+        values = [_Symbol(tape, x) if isinstance(x, int) else x for x in operands]
+        inner = [slopes[x] if isinstance(x, int) else 0.0 for x in operands]
+        slopes.append(_slope_of(name, _Symbol(tape, i + 1), values, inner))
+    tape.emit("add", slopes[-1], 0.0)
+    return tuple(tape.steps)
+
+
+def _slope_of(name: str, value: Any, operands: list[Any], inner: list[Any]) -> Any:
+    """The derivative of one step, whose operands have the derivatives ``inner``."""
+    x, dx = operands[0], inner[0]
+    y, dy = (operands[1], inner[1]) if len(operands) > 1 else (0.0, 0.0)
+    if all(type(d) is float and d == 0 for d in inner):
+        return 0.0
+    if name in ("add", "sub"):
+        return _sum(dx, dy if name == "add" else _product(dy, -1.0))
+    if name == "mul":
+        return _sum(_product(dx, y), _product(dy, x))
+    if name == "div":
+        return _sum(_product(dx, 1.0 / y), _product(dy, -1.0 * value / y))
+    if name == "where":
+        return torch.where(x, dy, inner[2])
+    if name in ("min", "max"):
+        return torch.where(y < x if name == "min" else y > x, dy, dx)
+    if name == "pow" and type(y) is float:
+        return _product(dx, y * x.pow(y - 1))
+    outer = _OUTER.get(name)
+    if outer is None:
+        raise Unknown(name)
+    return _product(dx, outer(x, value))
+
+
+# Derivatives of functions of one argument x, of which v is the value.
+_OUTER: dict[str, Callable[[Any, Any], Any]] = {
+    "neg": lambda x, v: -1.0,
+    "relu": lambda x, v: torch.where(x > 0, 1.0, 0.0),
+    "sigmoid": lambda x, v: v * torch.sigmoid(-x),
+    "softplus": lambda x, v: torch.sigmoid(x),
+    "logsigmoid": lambda x, v: torch.sigmoid(-x),
+    "exp": lambda x, v: v,
+    "log1p": lambda x, v: 1.0 / (1.0 + x),
+    "expm1": lambda x, v: torch.exp(x),
+    "sin": lambda x, v: torch.cos(x),
+    "cos": lambda x, v: -torch.sin(x),
+    **{name: (lambda x, v: 0.0) for name in ("le", "lt", "ge", "gt", "isinf")},
+}
+
+
+def _sum(x: Any, y: Any) -> Any:
+    if type(x) is float and x == 0:
+        return y
+    return x if type(y) is float and y == 0 else x + y
+
+
+def _product(slope: Any, factor: Any) -> Any:
+    """slope·factor; 0 where the slope is 0, even beside an infinite factor."""
+    if (type(slope) is float and slope == 0) or (type(factor) is float and factor == 0):
+        return 0.0
+    if type(slope) is float:
+        return factor if slope == 1 else slope * factor
+    return slope if type(factor) is float and factor == 1 else slope.gate(factor)
 
 
 class _Symbol:
@@ -117,7 +195,7 @@ class _Symbol:
     def __torch_function__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        tape = next(x.tape for x in args if isinstance(x, _Symbol))
+        tape = next(x.tape for x in args if type(x) is _Symbol)
         return tape.call(function, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
@@ -141,7 +219,7 @@ for _name in ("add", "sub", "mul", "truediv"):
 
 
 def _operand(x: Any) -> Operand:
-    if isinstance(x, _Symbol):
+    if type(x) is _Symbol:
         return x.index
     if isinstance(x, bool | int | float):
         return float(x)
@@ -157,7 +235,8 @@ def _instruction(
             constants[i], indices[i] = operand, -1 - i
         else:
             indices[i] = places[operand]
-    return struct.pack("=5i3f", _CODES[name], result, *indices, *constants)
+    code = _CODES["max" if name == "relu" else name]
+    return struct.pack("=5i3f", code, result, *indices, *constants)
 
 
 class NativeOdds:
@@ -183,13 +262,49 @@ class NativeOdds:
 @lru_cache(maxsize=1024)
 def _traced(key: Any) -> NativeOdds | None:
     psi, slope, arguments = key[0], key[1], dict(key[2])
-    programs = (
-        program_of(lambda a: psi(a, **arguments)),
-        program_of(lambda a: slope(a, **arguments)),
-    )
-    return None if None in programs else NativeOdds(*programs)  # type: ignore[arg-type]
+    value = program_of(lambda a: psi(a, **arguments))
+    derivative = program_of(lambda a: slope(a, **arguments))
+    return None if value is None or derivative is None else NativeOdds(value, derivative)
 
 
-def native_odds(key: Any) -> NativeOdds | None:
-    """The programs of ``key`` = (ψ, ψ', arguments as pairs), made once; None if it has none."""
-    return None if key is None else _traced(key)
+def _derived(steps: Steps, psi: Psi) -> NativeOdds | None:
+    """The programs of a ψ that has just done ``steps``; made, and compared with it, once."""
+    if steps not in _known:
+        if len(_known) >= 1024:
+            _known.clear()
+        _known[steps] = _made(steps, psi)
+    return _known[steps]
+
+
+_known: dict[Steps, NativeOdds | None] = {}
+_SAMPLE = (-31.7, -5.3, -1.13, -0.37, 0.29, 1.57, 6.1, 23.9)
+
+
+def _made(steps: Steps, psi: Psi) -> NativeOdds | None:
+    try:
+        value, derivative = _program(steps), _program(_differentiated(steps))
+    except Unknown:
+        return None
+    if value is None or derivative is None:
+        return None
+    odds = NativeOdds(value, derivative)
+    # A ψ that treats a symbol differently from log-odds shows it here.
+    with torch.enable_grad():
+        a = torch.tensor(_SAMPLE, requires_grad=True)
+        losses = psi(a)
+        (slope,) = torch.autograd.grad(losses.sum(), a)
+    same = partial(torch.allclose, rtol=1e-4, atol=1e-6, equal_nan=True)
+    found = odds.value(a.detach(), "none"), odds.slope(a.detach())
+    return odds if same(found[0], losses.detach()) and same(found[1], slope) else None
+
+
+def native_odds(key: Any, psi: Psi) -> NativeOdds | None:
+    """The programs of a ψ and its ψ', or None where it has an operation that is none of theirs.
+
+    With a ``key`` = (ψ, ψ', arguments as pairs) they are made once. Any other ψ is traced anew each
+    time, since it may depend on anything, and differentiated where it is not the same as before.
+    """
+    if key is not None:
+        return _traced(key)
+    steps = _steps_of(psi)
+    return None if steps is None else _derived(steps, psi)

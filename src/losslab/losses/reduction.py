@@ -174,8 +174,7 @@ def _fused(
 ) -> Tensor | None:
     """The plain case as one autograd node; None where there is more to do, or to complain of."""
     if (
-        rows.slope is None
-        or input.dim() < 2
+        input.dim() < 2
         or not input.is_floating_point()
         or input.device != target.device
         or input.shape[:1] + input.shape[2:] != target.shape
