@@ -48,8 +48,10 @@ class AutogradOdds(TorchOdds):
     def _by_autograd(self, a: Tensor) -> Tensor:
         with torch.enable_grad():
             leaf = a.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self._psi(leaf).sum(), leaf)
-        return slope
+            losses = self._psi(leaf)
+            if not losses.requires_grad:  # a constant
+                return torch.zeros_like(a)
+            return torch.autograd.grad(losses.sum(), leaf)[0]
 
 
 Odds = TorchOdds | NativeOdds

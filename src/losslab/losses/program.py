@@ -29,12 +29,13 @@ _CODES = {} if native.unavailable() else {n: i for i, n in enumerate(native.code
 _BINARY: dict[Any, str] = {
     operator.add: "add", operator.sub: "sub", operator.mul: "mul", operator.truediv: "div",
     operator.le: "le", operator.lt: "lt", operator.ge: "ge", operator.gt: "gt",
-    "pow": "pow", torch.minimum: "min", torch.maximum: "max",
+    "pow": "pow", operator.pow: "pow", torch.pow: "pow", torch.minimum: "min", torch.maximum: "max",
 }  # fmt: skip
 _UNARY: dict[Any, str] = {
     operator.neg: "neg", "neg_": "neg", "neg": "neg", torch.sigmoid: "sigmoid", torch.exp: "exp",
     torch.log1p: "log1p", torch.expm1: "expm1", F.logsigmoid: "logsigmoid", torch.sin: "sin",
-    torch.cos: "cos", "isinf": "isinf",
+    torch.cos: "cos", "isinf": "isinf", torch.neg: "neg",
+    **{name: name for name in ("sigmoid", "exp", "log1p", "expm1", "sin", "cos")},
 }  # fmt: skip
 
 
@@ -71,21 +72,21 @@ class _Tape:
             return self.emit(_BINARY[function], *args)
         if function in _UNARY and len(args) == 1 and not options:
             return self.emit(_UNARY[function], *args)
-        if function is F.softplus and options == {"threshold": 40.0}:
-            return self.emit("softplus", *args)
+        if function is F.softplus and len(args) == 1 and options in ({}, {"threshold": 40.0}):
+            return self.emit("softplus", *args)  # beyond either threshold it is x in float32
         if function is torch.where and len(args) == 3:
             return self.emit("where", *args)
-        if function is torch.relu:
-            return self.emit("relu", *args, 0.0)
+        if function in (torch.relu, F.relu, "relu") and not options:
+            return self.emit("relu", args[0], 0.0)
         if function == "gate":
             return self.emit("gate", *args)
-        if function == "square":
+        if function in ("square", torch.square):
             return self.emit("mul", *args, *args)
         if function in ("masked_fill", "masked_fill_"):
             return self.emit("where", args[1], args[2], args[0])
         if function == "where":
             return self.emit("where", args[1], args[0], args[2])
-        if function == "clamp":
+        if function in ("clamp", torch.clamp):
             return self.clamp(*args, **options)
         if function in (torch.zeros_like, torch.full_like):
             return self.emit("add", 0.0 if function is torch.zeros_like else args[1], 0.0)
@@ -212,7 +213,7 @@ def _record(function: Any, swapped: bool = False) -> Any:
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "neg", "le", "lt", "ge", "gt"):
+for _name in ("add", "sub", "mul", "truediv", "neg", "le", "lt", "ge", "gt", "pow"):
     setattr(_Symbol, f"__{_name}__", _record(getattr(operator, _name)))
 for _name in ("add", "sub", "mul", "truediv"):
     setattr(_Symbol, f"__r{_name}__", _record(getattr(operator, _name), swapped=True))
@@ -292,6 +293,8 @@ def _made(steps: Steps, psi: Psi) -> NativeOdds | None:
     with torch.enable_grad():
         a = torch.tensor(_SAMPLE, requires_grad=True)
         losses = psi(a)
+        if not losses.requires_grad:
+            return None
         (slope,) = torch.autograd.grad(losses.sum(), a)
     same = partial(torch.allclose, rtol=1e-4, atol=1e-6, equal_nan=True)
     found = odds.value(a.detach(), "none"), odds.slope(a.detach())
