@@ -29,7 +29,7 @@ KNOWN = {
     "smooth hinge": lambda a: torch.where(a > 1, 0.0, torch.where(a < 0, 0.5 - a, (1 - a) / 2)),
     "logsigmoid twice": lambda a: -F.logsigmoid(F.logsigmoid(-a)),
     "logarithms": lambda a: torch.log1p(torch.exp(-a.clamp(min=-20))) - F.logsigmoid(a / 3),
-    "methods": lambda a: (-a).exp().clamp(max=9).log1p() * a.sigmoid() ** 2,
+    "methods": lambda a: (-a).clamp(max=9).exp().log1p() * a.sigmoid() ** 2,
     "as people write it": lambda a: F.softplus(-a) - 0.3 * F.relu(torch.clamp(a, max=2)) ** 2,
     "waves": lambda a: torch.sin(a) * torch.cos(0.5 * a) + torch.expm1(a.clamp(max=2)),
     "identity": lambda a: a,

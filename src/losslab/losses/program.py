@@ -76,7 +76,7 @@ class _Tape:
             return self.emit("softplus", *args)  # beyond either threshold it is x in float32
         if function is torch.where and len(args) == 3:
             return self.emit("where", *args)
-        if function in (torch.relu, F.relu, "relu") and not options:
+        if function in (torch.relu, F.relu, "relu") and options in ({}, {"inplace": False}):
             return self.emit("relu", args[0], 0.0)
         if function == "gate":
             return self.emit("gate", *args)
