@@ -7,6 +7,7 @@ what there is; ``losslab --help`` starts the laboratory that tells whether it he
 """
 
 from losslab.errors import InputError
+from losslab.linear import LinearLoss, linear_loss
 from losslab.logodds import all_log_odds, target_log_odds
 from losslab.logodds.select import backend_report, set_backend
 from losslab.losses import api as _api
@@ -48,6 +49,7 @@ __all__ = [
     "CosineLinear",
     "InputError",
     "LDAMMargin",
+    "LinearLoss",
     "LargeMarginLinear",
     "LogitAdjustment",
     "MaxMahalanobisCenterLoss",
@@ -60,6 +62,7 @@ __all__ = [
     "class_weights",
     "deferred",
     "deferred_weights",
+    "linear_loss",
     "loss",
     "mahalanobis_centers",
     "max_mahalanobis_center_loss",
