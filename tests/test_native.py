@@ -168,7 +168,8 @@ def test_halves_are_written_to_nearest(level, dtype, classes):
         -9, 6, (20_000,), generator=g
     )
     ties = torch.arange(1, 400).to(dtype).float() + torch.finfo(dtype).eps / 2
-    upstream = torch.cat([upstream, ties, torch.tensor([65504.0, 65519.9, 65520.0, 7e4, 1e-8, 1e-30])])
+    ends = torch.tensor([65504.0, 65519.9, 65520.0, 7e4, 1e-8, 1e-30])
+    upstream = torch.cat([upstream, ties, ends])
     logits = torch.full((len(upstream), classes), -INF, dtype=dtype)
     logits[:, :2] = 0
     out = native.gradient(

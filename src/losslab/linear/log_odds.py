@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from losslab.linear import odds
-from losslab.linear.ask import Ask, without_autocast
+from losslab.linear.ask import Ask
 from losslab.linear.layer import Gradients, Layer
 from losslab.linear.rows import Seen
 
@@ -14,10 +14,9 @@ from losslab.linear.rows import Seen
 def by_rows(layer: Layer, target: Tensor, ask: Ask, chunk: int, *, correct: bool) -> Seen:
     """Statistics of all rows' logits, ``chunk`` rows at a time."""
     seen = Seen(layer.count, layer.weight, correct=correct)
-    with without_autocast(layer.weight.device):
-        for at, _, product in layer.sweep(chunk, ask.factor):
-            z = odds.cap_(product, ask.softcap)
-            seen.put(at, z, target[at], odds.statistics(z, target[at]))
+    for at, _, product in layer.sweep(chunk, ask.factor):
+        z = odds.cap_(product, ask.softcap)
+        seen.put(at, z, target[at], odds.statistics(z, target[at]))
     return seen
 
 
@@ -43,13 +42,12 @@ def by_classes(
     upstream = odds.Upstream.of(found.log_odds, found.total, grad, grad_lse)
     width = max(1, min(classes, 2 * chunk * classes // max(1, 3 * rows)))
     buffer, inputs = layer.weight.new_empty(rows * width), layer.inputs()
-    with without_autocast(layer.weight.device):
-        for start in range(0, classes if rows else 0, width):
-            at = slice(start, min(start + width, classes))
-            out = buffer[: rows * (at.stop - start)].view(rows, -1)
-            z = odds.cap_(layer.product(inputs, at, ask.factor, out), ask.softcap)
-            inside = (target >= start) & (target < at.stop)
-            local = torch.where(inside, target - start, 0)
-            odds.gradient_(z, local, found, upstream, ask.softcap, inside)
-            gradients.add_classes(at, inputs, z)
+    for start in range(0, classes if rows else 0, width):
+        at = slice(start, min(start + width, classes))
+        out = buffer[: rows * (at.stop - start)].view(rows, -1)
+        z = odds.cap_(layer.product(inputs, at, ask.factor, out), ask.softcap)
+        inside = (target >= start) & (target < at.stop)
+        local = torch.where(inside, target - start, 0)
+        odds.gradient_(z, local, found, upstream, ask.softcap, inside)
+        gradients.add_classes(at, inputs, z)
     return gradients.results()

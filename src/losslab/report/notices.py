@@ -140,7 +140,7 @@ def _mixed(folder: RunFolder) -> Iterable[Notice]:
     """Runs made under different versions or on different devices are not quite paired."""
     environments = [record.get("environment") or {} for record in folder.records]
     parts = []
-    for key in ("losslab", "torch", "python", "device", "threads"):
+    for key in ("losslab", "torch", "python", "device", "backend", "threads"):
         values = {str(environment.get(key)) for environment in environments}
         if len(values) > 1:
             parts.append(f"{key} ({listing(sorted(values))})")
