@@ -47,6 +47,7 @@ struct Layout {
 };
 
 constexpr int64_t BLOCK = 2048;  // classes: 8 KB of float32, in the first-level cache
+constexpr int64_t AHEAD = 4096;  // bytes
 constexpr int64_t FEW = 24;      // up to so many classes, rows are worked on side by side
 
 // A step of an elementwise program: registers from 0 on, or -1, -2, -3 for its own constants.
