@@ -18,12 +18,13 @@ def fenced(page: Path, language: str) -> list[str]:
     return [block for name, block in blocks if name == language]
 
 
-def test_python_blocks_run():
-    """A renamed function or argument in the README's code fails."""
-    blocks = fenced(PROJECT / "README.md", "python")
+@pytest.mark.parametrize("name", ["README.md", "docs/linear.md"])
+def test_python_blocks_run(name):
+    """A renamed function or argument in the page's code fails. (docs/parallel.md: test_parallel.)"""
+    blocks = fenced(PROJECT / name, "python")
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, name, "exec"), {})
 
 
 def test_specs_in_the_table_are_specs():

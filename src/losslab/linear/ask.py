@@ -51,8 +51,7 @@ class Ask:
 
 
 def _check_number(name: str, value: object, *, zero: bool) -> None:
-    number = isinstance(value, int | float) and math.isfinite(value)
-    if number and (value > 0 or (zero and value == 0)):  # type: ignore[operator]
+    if isinstance(value, int | float) and (0 < value < math.inf or (zero and value == 0)):
         return
     hint = ""
     if isinstance(value, Tensor) and name == "logit_scale":
