@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,9 +73,8 @@ class Gradients:
             shape = (layer.count, layer.hidden.shape[1])
             self.hidden = layer.hidden.new_empty(shape, dtype=None if by_rows else wide)
         if needs[1]:
-            self.weight = torch.empty_like(
-                layer.weight, dtype=by_class, memory_format=torch.contiguous_format
-            )
+            weight = layer.weight.new_empty(layer.weight.shape, dtype=by_class)
+            self.weight = _on_large_pages(weight)
         if needs[2] and layer.bias is not None:
             self.bias = layer.bias.new_zeros(layer.bias.shape, dtype=wide)
         self.started = False
@@ -129,6 +131,27 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor, started: bool) -> None:
                 total[rows] += part
             else:
                 total[rows] = part
+
+
+def _find_madvise() -> Any:
+    if sys.platform != "linux":
+        return None
+    function = getattr(ctypes.CDLL(None), "madvise", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+    return function
+
+
+_madvise, _LARGE_PAGE, _WANTED = _find_madvise(), 1 << 21, 14  # MADV_HUGEPAGE
+
+
+def _on_large_pages(x: Tensor) -> Tensor:
+    """``x``, new and about to be filled, which takes half the time on large pages of a CPU."""
+    if _madvise is not None and x.device.type == "cpu" and x.nbytes >= 1 << 23:
+        start = -(-x.data_ptr() // _LARGE_PAGE) * _LARGE_PAGE
+        length = (x.data_ptr() + x.nbytes - start) // _LARGE_PAGE * _LARGE_PAGE
+        _madvise(start, length, _WANTED)  # a refusal costs time only
+    return x
 
 
 def pieces(count: int, width: int, size: int = _PIECE) -> list[slice]:

@@ -55,7 +55,10 @@ def _steps_of(psi: Psi) -> Steps | None:
         return None
     tape = _Tape()
     try:
-        tape.emit("add", psi(_Symbol(tape, 0)), 0.0)  # type: ignore[arg-type]
+        result: Any = psi(_Symbol(tape, 0))  # type: ignore[arg-type]
+        if type(result) is not _Symbol:
+            return None
+        tape.emit("add", result, 0.0)
     except Exception:  # a ψ that fails here is called with log-odds next, and fails there if at all
         return None
     return tuple(tape.steps)
