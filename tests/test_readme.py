@@ -20,7 +20,7 @@ def fenced(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/linear.md"])
 def test_python_blocks_run(name):
-    """A renamed function or argument in the page's code fails. (docs/parallel.md: test_parallel.)"""
+    """A renamed function or argument in the page's code fails; parallel.md has its own test."""
     blocks = fenced(PROJECT / name, "python")
     assert blocks
     for block in blocks:
