@@ -273,14 +273,24 @@ def _traced(key: Any) -> NativeOdds | None:
 
 def _derived(steps: Steps, psi: Psi) -> NativeOdds | None:
     """The programs of a ψ that has just done ``steps``; made, and compared with it, once."""
-    if steps not in _known:
+    key = steps, _origin(psi)
+    if key not in _known:
         if len(_known) >= 1024:
             _known.clear()
-        _known[steps] = _made(steps, psi)
-    return _known[steps]
+        _known[key] = _made(steps, psi)
+    return _known[key]
 
 
-_known: dict[Steps, NativeOdds | None] = {}
+def _origin(psi: Psi) -> Any:
+    """What wrote the steps: the function's code, and the functions it closes over."""
+    code = getattr(psi, "__code__", None)
+    if code is None:
+        return psi
+    cells = [cell.cell_contents for cell in getattr(psi, "__closure__", None) or ()]
+    return code, *(value for value in cells if callable(value))
+
+
+_known: dict[tuple[Steps, Any], NativeOdds | None] = {}
 _SAMPLE = (-31.7, -5.3, -1.13, -0.37, 0.29, 1.57, 6.1, 23.9)
 
 
@@ -313,4 +323,7 @@ def native_odds(key: Any, psi: Psi) -> NativeOdds | None:
     if key is not None:
         return _traced(key)
     steps = _steps_of(psi)
-    return None if steps is None else _derived(steps, psi)
+    try:
+        return None if steps is None else _derived(steps, psi)
+    except TypeError:  # a ψ that cannot be told from others
+        return None
