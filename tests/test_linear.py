@@ -223,7 +223,10 @@ def test_beside_pytorch(reduction):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("loss", ["cross_entropy", "focal", "mean_squared_error"])
 @pytest.mark.parametrize("backend", ["auto", "eager"])
-def test_rounding_is_that_of_the_logits(dtype, loss, backend):
+@pytest.mark.parametrize(
+    "options", [{}, {"softcap": 3.0, "logit_scale": 2.0, "z_loss": 1e-2}], ids=str
+)
+def test_rounding_is_that_of_the_logits(dtype, loss, backend, options):
     """Oracle: float64. The root-mean-square error of value and gradients may be a quarter above
     that of the same loss on all logits in the same dtype (sums over chunks round more often).
 
@@ -236,7 +239,7 @@ def test_rounding_is_that_of_the_logits(dtype, loss, backend):
         best = F.linear(*(x.double() for x in leaves)).argmax(1)
         target[:300] = best[:300]
     wide = [x.detach().double().requires_grad_() for x in leaves]
-    truth = on_logits(wide, target, loss)
+    truth = on_logits(wide, target, loss, **options)
     exact = [truth.detach(), *gradients(truth, wide)]
 
     def errors(result):
@@ -247,12 +250,13 @@ def test_rounding_is_that_of_the_logits(dtype, loss, backend):
 
     select.set_backend(backend)
     try:
-        for options in ({}, {"reduction": "none"}):
+        for reduction in ("mean", "none"):
             ours = linear_loss(
-                *leaves[:2], target, loss, linear_bias=leaves[2], chunk_rows=20, **options
-            )
+                *leaves[:2], target, loss, linear_bias=leaves[2], chunk_rows=20,
+                reduction=reduction, **options,
+            )  # fmt: skip
             assert ours.dtype == torch.float32
-            limits = errors(on_logits(leaves, target, loss))
+            limits = errors(on_logits(leaves, target, loss, **options))
             for error, limit in zip(errors(ours.mean()), limits, strict=True):
                 assert error <= 1.25 * limit + 4 * torch.finfo(torch.float32).eps
     finally:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from losslab.linear.layer import pieces
 from losslab.logodds import eager, select
+from losslab.logodds.plain import promote
 from losslab.losses import reduction as r
 
 
@@ -62,10 +63,13 @@ def statistics(z: Tensor, target: Tensor) -> Statistics:
 
 
 def cap_(z: Tensor, softcap: float | None) -> Tensor:
-    """softcap·tanh(z) in place, for logits that were divided by it."""
+    """softcap·tanh(z) in place, rounded once, for logits that were divided by it."""
     if softcap is not None:
         for rows in pieces(*z.shape):
-            z[rows].tanh_().mul_(softcap)
+            piece = z[rows]
+            capped = promote(piece).tanh_().mul_(softcap)
+            if capped is not piece:
+                piece.copy_(capped)
     return z
 
 
@@ -96,12 +100,17 @@ def gradient_(
     """
     for rows in [slice(None)] if softcap is None else pieces(*z.shape):
         piece = z[rows]
-        slope = None if softcap is None else (piece / softcap).square_().neg_().add_(1)
+        slope = None if softcap is None else _slope_of_cap(piece, softcap)
         part = Upstream(*(None if x is None else x[rows] for x in upstream))  # type: ignore[arg-type]
         within = None if inside is None else inside[rows]
         _gradient_(piece, target[rows], found.shift[rows], found.total[rows], part, within)
         if slope is not None:
             piece.mul_(slope)
+
+
+def _slope_of_cap(z: Tensor, softcap: float) -> Tensor:
+    """1 − (z/softcap)², in float32 or wider: near the cap little of it is left."""
+    return (promote(z) / softcap).square_().neg_().add_(1)
 
 
 def _gradient_(
