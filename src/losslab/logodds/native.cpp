@@ -245,7 +245,7 @@ static void expect_large_pages(void* address, int64_t bytes) {
 
 struct Arguments {
   PyObject* const* values;
-  Py_ssize_t count, used = 0;
+  Py_ssize_t used = 0;
   int64_t integer() { return PyLong_AsLongLong(values[used++]); }
   template <class T>
   T* address() {
@@ -255,6 +255,19 @@ struct Arguments {
     Strides s;
     s.outer = integer(), s.classes = integer(), s.inner = integer();
     return s;
+  }
+  Layout layout() {  // sizes, then the strides of the input
+    Layout at{};
+    at.outer = integer(), at.classes = integer(), at.inner = integer();
+    at.input = strides();
+    return at;
+  }
+  Layout matrix() {  // rows, classes, row stride; the output is contiguous
+    Layout at{};
+    at.outer = integer(), at.classes = integer(), at.inner = 1;
+    at.input = {integer(), 1, 0};
+    at.output = {at.classes, 1, 0};
+    return at;
   }
 };
 
@@ -286,7 +299,7 @@ static PyObject* refuse_targets() {
 // scan(target, rows, classes, ignore_index): how many are ignored, -1 if another is out of range
 static PyObject* scan(PyObject*, PyObject* const* values, Py_ssize_t count) {
   if (!expect(count, 4)) return nullptr;
-  Arguments arguments{values, count};
+  Arguments arguments{values};
   const int64_t* target = arguments.address<int64_t>();
   const int64_t rows = arguments.integer(), classes = arguments.integer();
   const int64_t ignore = arguments.integer();
@@ -304,11 +317,9 @@ static PyObject* scan(PyObject*, PyObject* const* values, Py_ssize_t count) {
 // statistics(type, outer, classes, inner, input strides, threads, z, target, a, shift, total)
 static PyObject* statistics(PyObject*, PyObject* const* values, Py_ssize_t count) {
   if (!expect(count, 13)) return nullptr;
-  Arguments arguments{values, count};
+  Arguments arguments{values};
   const int64_t type = arguments.integer();
-  Layout at{};
-  at.outer = arguments.integer(), at.classes = arguments.integer(), at.inner = arguments.integer();
-  at.input = arguments.strides();
+  Layout at = arguments.layout();
   const int64_t threads = arguments.integer();
   void* z = arguments.address<void>();
   const int64_t* target = arguments.address<int64_t>();
@@ -334,11 +345,10 @@ static PyObject* statistics(PyObject*, PyObject* const* values, Py_ssize_t count
 //          total, upstream, out, fresh)
 static PyObject* gradient(PyObject*, PyObject* const* values, Py_ssize_t count) {
   if (!expect(count, 18)) return nullptr;
-  Arguments arguments{values, count};
+  Arguments arguments{values};
   const int64_t type = arguments.integer();
-  Layout at{};
-  at.outer = arguments.integer(), at.classes = arguments.integer(), at.inner = arguments.integer();
-  at.input = arguments.strides(), at.output = arguments.strides();
+  Layout at = arguments.layout();
+  at.output = arguments.strides();
   const int64_t threads = arguments.integer();
   void* z = arguments.address<void>();
   const int64_t* target = arguments.address<int64_t>();
@@ -367,11 +377,9 @@ static PyObject* gradient(PyObject*, PyObject* const* values, Py_ssize_t count) 
 // all_statistics(type, rows, classes, row stride, threads, z, top, a, shift, total, rest)
 static PyObject* all_statistics(PyObject*, PyObject* const* values, Py_ssize_t count) {
   if (!expect(count, 11)) return nullptr;
-  Arguments arguments{values, count};
+  Arguments arguments{values};
   const int64_t type = arguments.integer();
-  Layout at{};
-  at.outer = arguments.integer(), at.classes = arguments.integer(), at.inner = 1;
-  at.input = {arguments.integer(), 1, 0};
+  const Layout at = arguments.matrix();
   const int64_t threads = arguments.integer();
   void* z = arguments.address<void>();
   int64_t* top = arguments.address<int64_t>();
@@ -391,12 +399,9 @@ static PyObject* all_statistics(PyObject*, PyObject* const* values, Py_ssize_t c
 // all_gradient(type, rows, classes, row stride, threads, z, top, shift, total, rest, upstream, out)
 static PyObject* all_gradient(PyObject*, PyObject* const* values, Py_ssize_t count) {
   if (!expect(count, 12)) return nullptr;
-  Arguments arguments{values, count};
+  Arguments arguments{values};
   const int64_t type = arguments.integer();
-  Layout at{};
-  at.outer = arguments.integer(), at.classes = arguments.integer(), at.inner = 1;
-  at.input = {arguments.integer(), 1, 0};
-  at.output = {at.classes, 1, 0};
+  const Layout at = arguments.matrix();
   const int64_t threads = arguments.integer();
   void* z = arguments.address<void>();
   const int64_t* top = arguments.address<int64_t>();
@@ -434,7 +439,7 @@ static PyObject* evaluate(PyObject*, PyObject* const* values, Py_ssize_t count) 
     PyErr_SetString(PyExc_ValueError, "not a program");
     return nullptr;
   }
-  Arguments arguments{values, count, 1};
+  Arguments arguments{values, 1};
   const float* a = arguments.address<float>();
   const int64_t n = arguments.integer();
   const float* grad = arguments.address<float>();

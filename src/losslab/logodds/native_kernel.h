@@ -205,7 +205,7 @@ INLINE Floats load_rest(const T* z, int64_t begin, int64_t end) {
 
 // Asks for what will be read one page on: the processor's own prefetching stops at the page's end.
 template <class T>
-INLINE void expect(const T* z, int64_t count) {
+INLINE void fetch_ahead(const T* z, int64_t count) {
   const char* first = (const char*)z + AHEAD;
   for (int64_t i = 0; i < count * (int64_t)sizeof(T); i += 64) __builtin_prefetch(first + i);
 }
@@ -214,7 +214,7 @@ template <class T>
 INLINE Floats top_of(const T* z, int64_t j, int64_t end, Floats top) {
   Floats top1 = top, top2 = top, top3 = top;
   for (; j + 4 * WIDTH <= end; j += 4 * WIDTH) {
-    expect(z + j, 4 * WIDTH);
+    fetch_ahead(z + j, 4 * WIDTH);
     top = max(load(z + j), top);
     top1 = max(load(z + j + WIDTH), top1);
     top2 = max(load(z + j + 2 * WIDTH), top2);
@@ -299,7 +299,7 @@ static void row_gradient(const Layout& at, const T* z, const int64_t* target, co
     const Floats m = spread(shift[i]), scale = spread(factor);
     const Floats last = load(row + at.classes - WIDTH);  // before `out` may overwrite it
     for (int64_t j = 0; j + WIDTH <= at.classes; j += WIDTH) {
-      expect(row + j, WIDTH);
+      fetch_ahead(row + j, WIDTH);
       store_number(result + j, exp_or_zero(load(row + j) - m) * scale);
     }
     store_number(result + at.classes - WIDTH, exp_or_zero(last - m) * scale);
