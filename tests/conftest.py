@@ -1,6 +1,23 @@
-"""Started in the background (``nohup``, some CI systems) a process ignores Ctrl-C, and so would the
-processes that the tests start and interrupt."""
+"""What all tests share."""
 
 import signal
 
+import pytest
+
+from losslab.logodds import native
+
+# Started in the background (``nohup``, some CI systems) a process ignores Ctrl-C, and so would the
+# processes that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def level(request):
+    """One instruction set of the native kernel after another, as far as this processor has them."""
+    if native.unavailable() is not None:
+        pytest.skip(str(native.unavailable()))
+    best = native._native.level()
+    if native._native.level(request.param) != request.param:
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    native._native.level(best)

@@ -14,17 +14,6 @@ from oracles import logodds as oracle
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 INF, NAN = float("inf"), float("nan")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-LEVELS = ["baseline", "avx2", "avx512"]
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    """One instruction set after another, as far as this processor has them."""
-    best = native._native.level()
-    if native._native.level(request.param) != request.param:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    native._native.level(best)
 
 
 def case(n, c, dtype, *, scale=3.0, seed=0):

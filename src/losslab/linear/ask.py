@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 
 from losslab.errors import InputError
 from losslab.linear.terms import Term
-from losslab.logodds.select import being_transformed
+from losslab.logodds.plain import being_transformed
 
 
 @dataclass(frozen=True)

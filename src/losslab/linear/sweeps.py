@@ -24,7 +24,8 @@ from losslab.linear.ask import without_autocast
 from losslab.linear.job import Job
 from losslab.linear.layer import Gradients, Layer
 from losslab.linear.log_odds import by_classes, by_rows
-from losslab.logodds import plain, select
+from losslab.logodds import plain
+from losslab.logodds.plain import wants_plain
 
 Grads = tuple[Tensor | None, ...]
 
@@ -142,14 +143,6 @@ class EachRow(torch.autograd.Function):
                 ctx.job.any_shares_(z, at, grad[at])
                 gradients.add_rows(at, inputs, z)
             return None, *gradients.results()
-
-
-def wants_plain(*grads: Tensor | None) -> bool:
-    """Whether the gradient will be differentiated, or is a batch of them (is_grads_batched)."""
-    if torch.is_grad_enabled() or select.being_transformed():
-        return True
-    batched = torch._C._functorch.is_legacy_batchedtensor
-    return any(g is not None and batched(g) for g in grads)
 
 
 def _plain_gradients(

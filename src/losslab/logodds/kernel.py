@@ -48,7 +48,7 @@ class _LogOdds(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         logits, target, shift, total = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True
+        if plain.wants_plain(grad):
             return None, plain.gradient(logits, target, grad), None
         return None, ctx.kernel.gradient(logits, target, shift, total, grad), None
 
@@ -65,19 +65,19 @@ class _AllLogOdds(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
-        log_odds, saved = native.all_statistics(logits)
-        ctx.save_for_backward(logits, *saved)
+        log_odds, rankings = native.all_statistics(logits)
+        ctx.save_for_backward(logits, rankings)
         ctx.save_for_forward(logits)
         return log_odds
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        logits, *saved = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True
+        logits, rankings = ctx.saved_tensors
+        if plain.wants_plain(grad):
             with torch.enable_grad():
                 every = plain.all_log_odds(logits)
             return torch.autograd.grad(every, logits, grad, create_graph=True)[0]
-        return native.all_gradient(logits, saved, grad)
+        return native.all_gradient(logits, rankings, grad)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:

@@ -67,6 +67,27 @@ struct Instruction {
 constexpr int64_t REGISTERS = 32;
 constexpr int64_t CHUNK = 256;
 
+// What the log-odds of every class of a row need; native.py keeps room for it.
+struct Ranking {
+  int64_t top;  // the top class, and
+  float own;    // its log-odds
+  float best, shift, total, rest;
+};
+static_assert(sizeof(Ranking) == 32);
+
+// How much of psi of each class is in a row's loss: `every`, and `own` of the target's class besides.
+// A step of 0 is one number for all rows, or for all classes. A target that is none is ignored.
+struct Shares {
+  const float* every;
+  int64_t row_step, class_step;
+  const int64_t* target;
+  const float* own;
+  int64_t own_step;
+  bool ignores(int64_t i, int64_t classes) const {
+    return target && (uint64_t)target[i] >= (uint64_t)classes;
+  }
+};
+
 static inline float to_float(float x) { return x; }
 
 static inline float to_float(BFloat16 x) {
@@ -251,6 +272,14 @@ struct Arguments {
   T* address() {
     return static_cast<T*>(PyLong_AsVoidPtr(values[used++]));
   }
+  double number() { return PyFloat_AsDouble(values[used++]); }
+  Shares shares() {
+    Shares s{};
+    s.every = address<float>(), s.row_step = integer(), s.class_step = integer();
+    s.target = address<int64_t>();
+    s.own = address<float>(), s.own_step = integer();
+    return s;
+  }
   Strides strides() {
     Strides s;
     s.outer = integer(), s.classes = integer(), s.inner = integer();
@@ -374,77 +403,78 @@ static PyObject* gradient(PyObject*, PyObject* const* values, Py_ssize_t count) 
   Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
-// all_statistics(type, rows, classes, row stride, threads, z, top, a, shift, total, rest)
+// all_statistics(type, rows, classes, row stride, threads, z, rankings, a)
 static PyObject* all_statistics(PyObject*, PyObject* const* values, Py_ssize_t count) {
-  if (!expect(count, 11)) return nullptr;
+  if (!expect(count, 8)) return nullptr;
   Arguments arguments{values};
   const int64_t type = arguments.integer();
   const Layout at = arguments.matrix();
   const int64_t threads = arguments.integer();
   void* z = arguments.address<void>();
-  int64_t* top = arguments.address<int64_t>();
-  float *log_odds = arguments.address<float>(), *shift = arguments.address<float>(),
-        *total = arguments.address<float>(), *rest = arguments.address<float>();
+  Ranking* ranks = arguments.address<Ranking>();
+  float* log_odds = arguments.address<float>();
   if (PyErr_Occurred()) return nullptr;
   const auto work = [&](auto* typed) {
     expect_large_pages(log_odds, at.rows() * at.classes * (int64_t)sizeof(float));
     over_rows(at, threads, [&](int64_t begin, int64_t end) {
-      CALL(all_statistics, at, typed, top, log_odds, shift, total, rest, begin, end);
+      CALL(all_statistics, at, typed, ranks, log_odds, begin, end);
     });
   };
   Py_BEGIN_ALLOW_THREADS with_type(type, z, work);
   Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
-// all_gradient(type, rows, classes, row stride, threads, z, top, shift, total, rest, upstream, out)
+// all_gradient(type, rows, classes, row stride, threads, z, rankings, upstream, out)
 static PyObject* all_gradient(PyObject*, PyObject* const* values, Py_ssize_t count) {
-  if (!expect(count, 12)) return nullptr;
+  if (!expect(count, 9)) return nullptr;
   Arguments arguments{values};
   const int64_t type = arguments.integer();
   const Layout at = arguments.matrix();
   const int64_t threads = arguments.integer();
   void* z = arguments.address<void>();
-  const int64_t* top = arguments.address<int64_t>();
-  const float *shift = arguments.address<float>(), *total = arguments.address<float>(),
-              *rest = arguments.address<float>(), *upstream = arguments.address<float>();
+  const Ranking* ranks = arguments.address<Ranking>();
+  const float* upstream = arguments.address<float>();
   void* out = arguments.address<void>();
   if (PyErr_Occurred()) return nullptr;
-  if (!in_range(top, at.rows(), at.classes)) return refuse_targets();
   const auto work = [&](auto* typed) {
     auto* result = static_cast<decltype(typed)>(out);
     expect_large_pages(out, at.rows() * at.classes * (int64_t)sizeof(*typed));
     over_rows(at, threads, [&](int64_t begin, int64_t end) {
-      CALL(all_gradient, at, typed, top, shift, total, rest, upstream, result, begin, end);
+      std::vector<float> buffer(2 * at.classes);
+      CALL(all_gradient, at, typed, ranks, upstream, buffer.data(), result, begin, end);
     });
   };
   Py_BEGIN_ALLOW_THREADS with_type(type, z, work);
   Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
+static bool read_program(PyObject* given, std::vector<Instruction>& program) {
+  char* bytes;
+  Py_ssize_t size;
+  if (PyBytes_AsStringAndSize(given, &bytes, &size) < 0) return false;
+  program.resize(size / sizeof(Instruction));
+  std::memcpy(program.data(), bytes, program.size() * sizeof(Instruction));
+  bool sound = !program.empty() && size == (Py_ssize_t)(program.size() * sizeof(Instruction));
+  for (const Instruction& step : program) {
+    sound = sound && step.code >= 0 && step.code < CODES && step.result > 0 && step.result < REGISTERS;
+    for (int32_t operand : step.operands) sound = sound && operand >= -3 && operand < REGISTERS;
+  }
+  if (!sound) PyErr_SetString(PyExc_ValueError, "not a program");
+  return sound;
 }
 
 // evaluate(program as bytes, a, count, grad or 0, grad step, scale, sum, threads, out)
 static PyObject* evaluate(PyObject*, PyObject* const* values, Py_ssize_t count) {
   if (!expect(count, 9)) return nullptr;
-  char* bytes;
-  Py_ssize_t size;
-  if (PyBytes_AsStringAndSize(values[0], &bytes, &size) < 0) return nullptr;
-  const int64_t length = size / (Py_ssize_t)sizeof(Instruction);
-  std::vector<Instruction> program(length);
-  std::memcpy(program.data(), bytes, length * sizeof(Instruction));
-  bool sound = length > 0 && size == (Py_ssize_t)(length * sizeof(Instruction));
-  for (const Instruction& step : program) {
-    sound = sound && step.code >= 0 && step.code < CODES && step.result > 0 && step.result < REGISTERS;
-    for (int32_t operand : step.operands) sound = sound && operand >= -3 && operand < REGISTERS;
-  }
-  if (!sound) {
-    PyErr_SetString(PyExc_ValueError, "not a program");
-    return nullptr;
-  }
+  std::vector<Instruction> program;
+  if (!read_program(values[0], program)) return nullptr;
+  const int64_t length = program.size();
   Arguments arguments{values, 1};
   const float* a = arguments.address<float>();
   const int64_t n = arguments.integer();
   const float* grad = arguments.address<float>();
   const int64_t grad_step = arguments.integer();
-  const double scale = PyFloat_AsDouble(values[arguments.used++]);
+  const double scale = arguments.number();
   const bool sum_up = arguments.integer();
   const int64_t threads = arguments.integer();
   float* out = arguments.address<float>();
@@ -461,6 +491,58 @@ static PyObject* evaluate(PyObject*, PyObject* const* values, Py_ssize_t count) 
            std::min(end * CHUNK, n));
     });
   }
+  Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
+// expected_value(program, type, rows, classes, row stride, threads, z, share, its row step, its class
+//                step, target or 0, own share, its step, rankings, losses)
+static PyObject* expected_value(PyObject*, PyObject* const* values, Py_ssize_t count) {
+  std::vector<Instruction> program;
+  if (!expect(count, 15) || !read_program(values[0], program)) return nullptr;
+  Arguments arguments{values, 1};
+  const int64_t type = arguments.integer();
+  const Layout at = arguments.matrix();
+  const int64_t threads = arguments.integer();
+  void* z = arguments.address<void>();
+  const Shares shares = arguments.shares();
+  Ranking* ranks = arguments.address<Ranking>();
+  float* losses = arguments.address<float>();
+  if (PyErr_Occurred()) return nullptr;
+  const auto work = [&](auto* typed) {
+    over_rows(at, threads, [&](int64_t begin, int64_t end) {
+      CALL(expected_value, at, typed, shares, program.data(), program.size(), ranks, losses, begin, end);
+    });
+  };
+  Py_BEGIN_ALLOW_THREADS with_type(type, z, work);
+  Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
+// expected_gradient(program of the slope, ..., rankings as before, grad, its step, scale, out)
+static PyObject* expected_gradient(PyObject*, PyObject* const* values, Py_ssize_t count) {
+  std::vector<Instruction> program;
+  if (!expect(count, 18) || !read_program(values[0], program)) return nullptr;
+  Arguments arguments{values, 1};
+  const int64_t type = arguments.integer();
+  const Layout at = arguments.matrix();
+  const int64_t threads = arguments.integer();
+  void* z = arguments.address<void>();
+  const Shares shares = arguments.shares();
+  const Ranking* ranks = arguments.address<Ranking>();
+  const float* grad = arguments.address<float>();
+  const int64_t grad_step = arguments.integer();
+  const float scale = (float)arguments.number();
+  void* out = arguments.address<void>();
+  if (PyErr_Occurred()) return nullptr;
+  const auto work = [&](auto* typed) {
+    auto* result = static_cast<decltype(typed)>(out);
+    expect_large_pages(out, at.rows() * at.classes * (int64_t)sizeof(*typed));
+    over_rows(at, threads, [&](int64_t begin, int64_t end) {
+      std::vector<float> buffer(2 * std::max(at.classes, CHUNK));
+      CALL(expected_gradient, at, typed, shares, program.data(), program.size(), ranks, grad, grad_step,
+           scale, buffer.data(), result, begin, end);
+    });
+  };
+  Py_BEGIN_ALLOW_THREADS with_type(type, z, work);
   Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
@@ -504,6 +586,8 @@ static PyMethodDef methods[] = {
     {"all_statistics", FAST(all_statistics), nullptr},
     {"all_gradient", FAST(all_gradient), nullptr},
     {"evaluate", FAST(evaluate), nullptr},
+    {"expected_value", FAST(expected_value), nullptr},
+    {"expected_gradient", FAST(expected_gradient), nullptr},
     {"codes", codes, METH_NOARGS, nullptr},
     {"level", FAST(level_), nullptr},
     {"threads", threads_, METH_NOARGS, nullptr},

@@ -7,7 +7,7 @@ so everything that C++ cannot see is checked here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -162,44 +162,89 @@ def evaluate(
     return out
 
 
-def all_statistics(logits: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-    """Log-odds of every class of (N, C) rows, and what the gradient needs: the top class, its
-    competitors' m and s, and their sum beside it."""
+def all_statistics(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-odds of every class of (N, C) rows, and what the gradient needs."""
     n, c = logits.shape
-    log_odds = torch.empty(n, c)
-    top = torch.empty(n, dtype=torch.int64)
-    shift, total, rest = torch.empty(3, n).unbind()
+    log_odds, rankings = torch.empty(n, c), _rankings(n)
     _native.all_statistics(
-        DTYPES[logits.dtype],
-        n,
-        c,
-        logits.stride(0),
-        torch.get_num_threads(),
-        logits.data_ptr(),
-        top.data_ptr(),
+        *_matrix(logits),
+        rankings.data_ptr(),
         log_odds.data_ptr(),
-        shift.data_ptr(),
-        total.data_ptr(),
-        rest.data_ptr(),
     )
-    return log_odds, (top, shift, total, rest)
+    return log_odds, rankings
 
 
-def all_gradient(
-    logits: Tensor, saved: Sequence[Tensor], grad: Tensor, out: Tensor | None = None
-) -> Tensor:
-    """Gradient of every class's log-odds, weighted by ``grad`` (N, C); ``out`` is contiguous."""
-    grad = grad.contiguous()
-    if out is None:
-        out = torch.empty(logits.shape, dtype=logits.dtype)
+def all_gradient(logits: Tensor, rankings: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of every class's log-odds, weighted by ``grad`` (N, C)."""
+    grad, out = grad.contiguous(), torch.empty(logits.shape, dtype=logits.dtype)
     _native.all_gradient(
-        DTYPES[logits.dtype],
-        *logits.shape,
-        logits.stride(0),
-        torch.get_num_threads(),
-        logits.data_ptr(),
-        *(x.data_ptr() for x in saved),
+        *_matrix(logits),
+        rankings.data_ptr(),
         grad.data_ptr(),
         out.data_ptr(),
     )
     return out
+
+
+class Shares(NamedTuple):
+    """How much of each class's ψ is in a row's loss: share_k + own_y·[k = y], all float32."""
+
+    every: Tensor  # (N or 1, C or 1)
+    target: Tensor | None = None  # (N,) class indices; the row of one out of range is ignored
+    own: Tensor | None = None  # (C,) or (1,)
+
+
+def expected_value(program: bytes, logits: Tensor, shares: Shares) -> tuple[Tensor, Tensor]:
+    """(N,) Σ_k share_k ψ(a_k) of (N, C) rows, and what the gradient needs."""
+    losses, rankings = torch.empty(logits.shape[0]), _rankings(logits.shape[0])
+    _native.expected_value(
+        program,
+        *_matrix(logits),
+        *_shares(shares),
+        rankings.data_ptr(),
+        losses.data_ptr(),
+    )
+    return losses, rankings
+
+
+def expected_gradient(
+    program: bytes, logits: Tensor, shares: Shares, rankings: Tensor, grad: Tensor, scale: float
+) -> Tensor:
+    """The gradient of those losses times ``grad``, one number or one a row, and ``scale``;
+    the program is that of ψ'."""
+    grad = grad.to(torch.float32).contiguous()
+    out = torch.empty(logits.shape, dtype=logits.dtype)
+    _native.expected_gradient(
+        program,
+        *_matrix(logits),
+        *_shares(shares),
+        rankings.data_ptr(),
+        grad.data_ptr(),
+        1 if grad.dim() else 0,
+        scale,
+        out.data_ptr(),
+    )
+    return out
+
+
+def _rankings(rows: int) -> Tensor:
+    return torch.empty(rows, 8)  # of 32 bytes each: Ranking in native.cpp
+
+
+def _matrix(logits: Tensor) -> tuple[int, ...]:
+    n, c = logits.shape
+    threads = torch.get_num_threads()
+    return DTYPES[logits.dtype], n, c, logits.stride(0), threads, logits.data_ptr()
+
+
+def _shares(shares: Shares) -> tuple[int, ...]:
+    every, target, own = shares
+    rows, classes = every.shape
+    return (
+        every.data_ptr(),
+        every.stride(0) if rows > 1 else 0,
+        1 if classes > 1 else 0,
+        0 if target is None else target.data_ptr(),
+        0 if own is None else own.data_ptr(),
+        0 if own is None or own.numel() == 1 else 1,
+    )

@@ -159,7 +159,24 @@ INLINE_TEMPLATE void store_number(BFloat16* z, Floats x) {
   store_words(z, round_to_bfloat16((Words)x));
 }
 
-// The last elements of a row, filled up with `fill`; in range of the buffer only.
+// The first elements of a vector, filled up with `fill`; nothing beyond them is touched.
+#if WIDTH == 16
+INLINE Floats load_part(const float* z, int64_t count, float fill) {
+  return (Floats)_mm512_mask_loadu_ps((__m512)spread(fill), (__mmask16)((1 << count) - 1), z);
+}
+INLINE void store_part(float* z, Floats x, int64_t count) {
+  _mm512_mask_storeu_ps(z, (__mmask16)((1 << count) - 1), (__m512)x);
+}
+#elif WIDTH == 8
+INLINE Floats load_part(const float* z, int64_t count, float fill) {
+  const Ints mask = lanes() < (int32_t)count;
+  return mask ? (Floats)_mm256_maskload_ps(z, (__m256i)mask) : spread(fill);
+}
+INLINE void store_part(float* z, Floats x, int64_t count) {
+  _mm256_maskstore_ps(z, (__m256i)(lanes() < (int32_t)count), (__m256)x);
+}
+#endif
+
 template <class T>
 INLINE Floats load_part(const T* z, int64_t count, float fill) {
   T part[WIDTH];
@@ -436,64 +453,107 @@ INLINE int64_t top_class(const T* z, int64_t classes) {
 }
 
 template <class T>
-static void all_statistics(const Layout& at, const T* z, int64_t* top, float* log_odds,
-                           float* shift, float* total, float* rest, int64_t begin, int64_t end) {
+INLINE Ranking rank(const T* row, int64_t classes) {
+  Ranking r;
+  r.top = top_class(row, classes);
+  const Competitors others = survey(row, classes, r.top);
+  r.best = to_float(row[r.top]);
+  r.own = (float)((double)r.best - others.top - std::log(others.total));
+  r.shift = others.shift;
+  r.total = (float)others.total;
+  r.rest = (float)(others.total * std::exp(std::min(others.shift - finite(r.best), 0.0f)));
+  return r;
+}
+
+// q_j = exp(z_j - m)/s and D_j for WIDTH classes that are not the top one.
+struct Share {
+  Floats q, d;
+};
+
+INLINE Share share_of(Floats x, const Ranking& r, float to_q) {
+  const Floats q = exp_or_zero(x - r.shift) * to_q;
+  const Floats d = (1 + r.rest) - q * r.rest;
+  return {q, d < 1.0f ? spread(1.0f) : d};  // below 1 by rounding only
+}
+
+INLINE float per_total(const Ranking& r) { return r.total == 0 ? 0 : 1 / r.total; }
+
+// log(1 - u) for 0 <= u <= 1/16, to 1e-9.
+INLINE Floats log_below_one(Floats u) {
+  return -u * (1.0f + u * (0.5f + u * (0.33333333f + u * (0.25f + u * (0.2f + u * 0.16666667f)))));
+}
+
+INLINE bool all(Ints mask) {
+#if WIDTH == 16
+  return _mm512_movepi32_mask((__m512i)mask) == 0xffff;
+#elif WIDTH == 8
+  return _mm256_movemask_ps((__m256)mask) == 0xff;
+#else
+  return mask[0] & mask[1] & mask[2] & mask[3];
+#endif
+}
+
+// Log-odds of the classes from begin to end, and their q where there is room for it.
+template <class T>
+INLINE void row_odds(const T* row, const Ranking& r, int64_t begin, int64_t end, float* result,
+                     float* q) {
+  const float to_q = per_total(r), whole = 1 + r.rest, log_whole = std::log(whole);
+  for (int64_t j = begin; j < end; j += WIDTH) {
+    const Floats x = load_any(row + j, end - j, 0);
+    const Share s = share_of(x, r, to_q);
+    const Floats u = s.q * (r.rest / whole);
+    const Floats log_d = all(u <= 0.0625f) ? log_whole + log_below_one(u) : log_above_one(s.d);
+    store_any(result + (j - begin), x - r.best - log_d, end - j);
+    if (q) store_any(q + (j - begin), s.q, end - j);
+  }
+  if (r.top >= begin && r.top < end) result[r.top - begin] = r.own;
+}
+
+template <class T>
+static void all_statistics(const Layout& at, const T* z, Ranking* ranks, float* log_odds,
+                           int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const T* row = z + at.row(i, at.input);
-    float* result = log_odds + i * at.classes;
-    top[i] = top_class(row, at.classes);
-    const Competitors others = survey(row, at.classes, top[i]);
-    const float best = to_float(row[top[i]]), m = others.shift;
-    const float ratio = std::exp(std::min(m - finite(best), 0.0f));
-    shift[i] = m;
-    total[i] = (float)others.total;
-    rest[i] = (float)(others.total * ratio);
-    const Floats weight = spread(ratio), one_and_rest = spread(1 + rest[i]);
-    for (int64_t j = 0; j < at.classes; j += WIDTH) {
-      const int64_t count = at.classes - j;
-      const Floats x = load_any(row + j, count, 0);
-      const Floats e = exp_or_zero(x - m) * weight;
-      Floats d = one_and_rest - e;
-      d = d < 1.0f ? spread(1.0f) : d;  // rounding only
-      store_any(result + j, x - best - log_above_one(d), count);
-    }
-    result[top[i]] = (float)((double)best - others.top - std::log(others.total));
+    ranks[i] = rank(row, at.classes);
+    row_odds(row, ranks[i], 0, at.classes, log_odds + i * at.classes, nullptr);
   }
 }
 
 // dL/dz_j = G_j - e_j (T - G_j/D_j) - q_j G_t for j != t, and G_t - T for t, where
 // T = sum_{k != t} G_k/D_k and q_j = exp(z_j - m)/s = e_j/R.
+// `h` holds G and is overwritten by G/D; `q` lies beside it.
 template <class T>
-static void all_gradient(const Layout& at, const T* z, const int64_t* top, const float* shift,
-                         const float* total, const float* rest, const float* upstream, T* out,
-                         int64_t begin, int64_t end) {
+INLINE void row_all_gradient(const Ranking& r, float* h, const float* q, T* result, int64_t classes) {
+  const float top_grad = r.total == 0 ? 0 : h[r.top];
+  const Floats whole = spread(1 + r.rest);
+  Floats sums = {};
+  h[r.top] = 0;
+  for (int64_t j = 0; j < classes; j += WIDTH) {
+    const Floats d = whole - load_any(q + j, classes - j, 0) * r.rest;
+    const Floats share = load_any(h + j, classes - j, 0) / (d < 1.0f ? spread(1.0f) : d);
+    sums += share;
+    store_any(h + j, share, classes - j);
+  }
+  const float others = sum(sums);
+  for (int64_t j = 0; j < classes; j += WIDTH) {
+    const Floats x = load_any(q + j, classes - j, 0), e = x * r.rest, share = load_any(h + j, classes - j, 0);
+    const Floats d = whole - e;
+    store_any(result + j, share * (d < 1.0f ? spread(1.0f) : d) - e * (others - share) - x * top_grad, classes - j);
+  }
+  result[r.top] = from_float<T>(top_grad - others);
+}
+
+template <class T>
+static void all_gradient(const Layout& at, const T* z, const Ranking* ranks, const float* upstream,
+                         float* buffer, T* out, int64_t begin, int64_t end) {
+  float *h = buffer, *q = buffer + at.classes;
   for (int64_t i = begin; i < end; ++i) {
     const T* row = z + at.row(i, at.input);
-    T* result = out + at.row(i, at.output);
-    const float* grad = upstream + i * at.classes;
-    const bool alone = total[i] == 0;
-    const float top_grad = alone ? 0 : grad[top[i]], r = rest[i], m = shift[i];
-    const Floats to_q = spread(alone ? 0 : 1 / total[i]), one_and_rest = spread(1 + r);
-    Floats sums = {};
-    for (int64_t j = 0; j < at.classes; j += WIDTH) {
-      const int64_t count = at.classes - j;
-      const Floats g = load_any(grad + j, count, 0);
-      const Floats q = exp_or_zero(load_any(row + j, count, 0) - m) * to_q;
-      Floats d = one_and_rest - q * r;
-      d = d < 1.0f ? spread(1.0f) : d;
-      const Ints is_top = lanes() == spread((int32_t)(top[i] - j));
-      sums += is_top ? Floats{} : g / d;
-    }
-    const float others = sum(sums);
-    for (int64_t j = 0; j < at.classes; j += WIDTH) {
-      const int64_t count = at.classes - j;
-      const Floats g = load_any(grad + j, count, 0);
-      const Floats q = exp_or_zero(load_any(row + j, count, 0) - m) * to_q;
-      Floats d = one_and_rest - q * r;
-      d = d < 1.0f ? spread(1.0f) : d;
-      store_any(result + j, g - q * r * (others - g / d) - q * top_grad, count);
-    }
-    result[top[i]] = from_float<T>(top_grad - others);
+    const float to_q = per_total(ranks[i]);
+    std::memcpy(h, upstream + i * at.classes, at.classes * sizeof(float));
+    for (int64_t j = 0; j < at.classes; j += WIDTH)
+      store_any(q + j, share_of(load_any(row + j, at.classes - j, 0), ranks[i], to_q).q, at.classes - j);
+    row_all_gradient(ranks[i], h, q, out + at.row(i, at.output), at.classes);
   }
 }
 
@@ -612,6 +672,110 @@ static double evaluate(const Instruction* program, int64_t length, const float* 
     }
   }
   return total;
+}
+
+// ---- expected losses: sum_k share_k psi(a_k), for label smoothing and soft targets ------------
+//
+// Rows of few classes share a chunk, so that an instruction has many numbers to work on; a row of
+// many is walked through chunk by chunk. Nothing of size (rows, classes) is written but the gradient.
+
+// fill(row, first class, last class, place) for every row and piece of classes; then the program
+// runs, and use(row, first class, last class, results) follows for each.
+template <class Fill, class Use>
+INLINE void by_chunks(int64_t classes, int64_t first, int64_t last, const Instruction* program,
+                      int64_t length, const Fill& fill, const Use& use) {
+  alignas(64) float registers[REGISTERS][CHUNK];
+  const int64_t piece = std::min(classes, CHUNK);
+  const float* result = registers[program[length - 1].result];
+  for (int64_t from = 0; from < classes; from += piece) {
+    const int64_t to = std::min(from + piece, classes), used = (last - first) * (to - from);
+    const int64_t padded = (used + WIDTH - 1) / WIDTH * WIDTH;
+    std::memset(registers[0] + padded - WIDTH, 0, WIDTH * sizeof(float));
+    for (int64_t i = first; i < last; ++i) fill(i, from, to, registers[0] + (i - first) * (to - from));
+    for (int64_t k = 0; k < length; ++k) execute(program[k], registers, padded);
+    for (int64_t i = first; i < last; ++i) use(i, from, to, result + (i - first) * (to - from));
+  }
+}
+
+INLINE int64_t rows_at_once(int64_t classes) { return std::max<int64_t>(1, CHUNK / classes); }
+
+// The shares of row i's classes from `from` on; a class without a share counts as nothing, even
+// where its loss is infinite.
+template <class F>
+INLINE void with_shares(const Shares& shares, int64_t i, int64_t from, int64_t to, const F& f) {
+  const float* row = shares.every + i * shares.row_step + from * shares.class_step;
+  const int64_t mine = shares.target ? shares.target[i] - from : -1;
+  const float own = shares.target ? shares.own[shares.target[i] * shares.own_step] : 0;
+  for (int64_t j = 0; j < to - from; j += WIDTH) {
+    const int64_t count = to - from - j;
+    Floats share = shares.class_step ? load_any(row + j, count, 0) : spread(row[0]);
+    share += lanes() == spread((int32_t)(mine - j)) && mine >= 0 ? spread(own) : Floats{};
+    f(j, count, share);
+  }
+}
+
+INLINE float products(const Shares& shares, int64_t i, int64_t from, int64_t to, const float* x) {
+  Floats total = {};
+  with_shares(shares, i, from, to, [&](int64_t j, int64_t count, Floats share) {
+    const Floats product = share * load_any(x + j, count, 0);
+    total += share == 0.0f ? Floats{} : product;
+  });
+  return sum(total);
+}
+
+template <class T>
+static void expected_value(const Layout& at, const T* z, const Shares& shares, const Instruction* program,
+                           int64_t length, Ranking* ranks, float* losses, int64_t begin, int64_t end) {
+  const int64_t step = rows_at_once(at.classes);
+  double totals[CHUNK];
+  for (int64_t first = begin; first < end; first += step) {
+    const int64_t last = std::min(first + step, end);
+    for (int64_t i = first; i < last; ++i) {
+      ranks[i] = rank(z + at.row(i, at.input), at.classes);
+      totals[i - first] = 0;
+    }
+    const auto fill = [&](int64_t i, int64_t from, int64_t to, float* a) {
+      row_odds(z + at.row(i, at.input), ranks[i], from, to, a, nullptr);
+    };
+    const auto use = [&](int64_t i, int64_t from, int64_t to, const float* values) {
+      if (!shares.ignores(i, at.classes)) totals[i - first] += products(shares, i, from, to, values);
+    };
+    by_chunks(at.classes, first, last, program, length, fill, use);
+    for (int64_t i = first; i < last; ++i) losses[i] = (float)totals[i - first];
+  }
+}
+
+// `buffer` has room for rows_at_once rows twice.
+template <class T>
+static void expected_gradient(const Layout& at, const T* z, const Shares& shares,
+                              const Instruction* program, int64_t length, const Ranking* ranks,
+                              const float* grad, int64_t grad_step, float scale, float* buffer,
+                              T* out, int64_t begin, int64_t end) {
+  const int64_t step = rows_at_once(at.classes);
+  float *slopes = buffer, *weights = buffer + step * at.classes;
+  for (int64_t first = begin; first < end; first += step) {
+    const int64_t last = std::min(first + step, end);
+    const auto fill = [&](int64_t i, int64_t from, int64_t to, float* a) {
+      row_odds(z + at.row(i, at.input), ranks[i], from, to, a, weights + (i - first) * at.classes + from);
+    };
+    const auto use = [&](int64_t i, int64_t from, int64_t to, const float* values) {
+      if (shares.ignores(i, at.classes)) return;
+      const float g = grad[i * grad_step] * scale;
+      float* row = slopes + (i - first) * at.classes + from;
+      with_shares(shares, i, from, to, [&](int64_t j, int64_t count, Floats share) {
+        const Floats product = share * load_any(values + j, count, 0) * g;
+        store_any(row + j, share == 0.0f ? Floats{} : product, count);
+      });
+    };
+    by_chunks(at.classes, first, last, program, length, fill, use);
+    for (int64_t i = first; i < last; ++i) {
+      T* result = out + at.row(i, at.output);
+      if (shares.ignores(i, at.classes)) std::memset(result, 0, at.classes * sizeof(T));
+      else
+        row_all_gradient(ranks[i], slopes + (i - first) * at.classes,
+                         weights + (i - first) * at.classes, result, at.classes);
+    }
+  }
 }
 
 #undef INLINE

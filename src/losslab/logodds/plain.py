@@ -72,6 +72,27 @@ def promote(x: Tensor) -> Tensor:
     return x.to(compute_dtype(x.dtype))
 
 
+def being_transformed() -> bool:
+    """Whether torch.compile, torch.func, a tracer or a dispatch mode works on the caller."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def wants_plain(*grads: Tensor | None) -> bool:
+    """Whether a gradient will be differentiated, or is a batch of them (is_grads_batched).
+
+    Asked in a backward pass: no kernel can do either.
+    """
+    if torch.is_grad_enabled() or being_transformed():
+        return True
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return any(g is not None and batched(g) for g in grads)
+
+
 def _class_index(logits: Tensor) -> Tensor:
     """0 … C−1 along dimension 1, shaped to broadcast against ``logits``."""
     classes = torch.arange(logits.shape[1], device=logits.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from losslab.errors import InputError, nearest
 from losslab.logodds import eager, kernel, native, plain, triton
+from losslab.logodds.plain import being_transformed
 
 NAMES = ("auto", "native", "triton", "eager")
 _requested = os.environ.get("LOSSLAB_BACKEND") or "auto"
@@ -183,16 +184,6 @@ def _operator(logits: Tensor, target: Tensor) -> Tensor:
     return operator.log_odds(logits, target)
 
 
-def being_transformed() -> bool:
-    """Whether torch.compile, torch.func, a tracer or a dispatch mode works on the caller."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
-    )
-
-
 def target_span(target: Tensor) -> tuple[int, int] | None:
     """(min, max) of the targets where a look is free: plain CPU tensors outside transforms."""
     if not _can_look(target):
@@ -203,12 +194,23 @@ def target_span(target: Tensor) -> tuple[int, int] | None:
 
 def all_in_range(target: Tensor, classes: int, ignore_index: int) -> bool:
     """Whether a quick look shows that no class index is ignored and each lies in [0, classes)."""
+    return count_ignored(target, classes, ignore_index) == 0
+
+
+def count_ignored(target: Tensor, classes: int, ignore_index: int) -> int | None:
+    """How many class indices are ignored; None where another lies outside of [0, classes), or no
+    quick look can tell."""
     if target.dtype != torch.int64 or not _can_look(target):
-        return False
+        return None
     if _native and target.is_contiguous():
-        return native.scan(target, classes, ignore_index) == 0
+        found = native.scan(target, classes, ignore_index)
+        return None if found < 0 else found
     low, high = (int(x) for x in torch.aminmax(target))
-    return low >= 0 and high < classes and not low <= ignore_index <= high
+    if low >= 0 and high < classes and not low <= ignore_index <= high:
+        return 0
+    ignored = target == ignore_index
+    bad = ((target < 0) | (target >= classes)) & ~ignored
+    return None if bool(bad.any()) else int(ignored.sum())
 
 
 def _can_look(target: Tensor) -> bool:

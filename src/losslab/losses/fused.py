@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from losslab.logodds import native, plain
-from losslab.logodds.eager import row_pieces
 from losslab.logodds.kernel import Kernel
 from losslab.losses.program import NativeOdds, native_odds
 
@@ -81,7 +80,7 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, target, a, shift, total = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True
+        if plain.wants_plain(grad):
             with torch.enable_grad():
                 loss = _differentiable(ctx, logits, target)
             (result,) = torch.autograd.grad(loss, logits, grad.to(loss.dtype), create_graph=True)
@@ -130,54 +129,3 @@ def reduced(losses: Tensor, reduction: str) -> Tensor:
 
 def _differentiable(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
     return reduced(ctx.psi(plain.log_odds(logits, target)), ctx.reduction)
-
-
-class _ExpectedLoss(torch.autograd.Function):
-    """Σ_k share_k ψ(a_k) of (N, C) rows, in pieces of rows that stay in the processor's cache.
-
-    Nothing of size (N, C) is kept but the gradient: the backward pass computes the log-odds again.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, share: Tensor, odds: Odds, otherwise: Psi) -> Tensor:
-        ctx.odds, ctx.otherwise = odds, otherwise
-        ctx.save_for_backward(logits, share)
-        result = torch.empty(logits.shape[0])
-        ctx.some_without = bool((share == 0).any())
-        for rows in row_pieces(logits):
-            losses = odds.value(native.all_statistics(logits[rows])[0], "none")
-            part = share if share.shape[0] == 1 else share[rows]
-            losses.mul_(part)
-            if ctx.some_without:  # an infinite loss of a class without a share counts as nothing
-                losses.masked_fill_(part == 0, 0)
-            result[rows] = losses.sum(1)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, share = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True
-            with torch.enable_grad():
-                losses = ctx.otherwise(logits)
-            return torch.autograd.grad(losses, logits, grad, create_graph=True)[0], None, None, None
-        out = torch.empty(logits.shape, dtype=logits.dtype)
-        for rows in row_pieces(logits):
-            a, saved = native.all_statistics(logits[rows])
-            part = share if share.shape[0] == 1 else share[rows]
-            upstream = ctx.odds.slope(a).mul_(part)
-            if ctx.some_without:
-                upstream.masked_fill_(part == 0, 0)
-            upstream.mul_(grad[rows].unsqueeze(1))
-            native.all_gradient(logits[rows], saved, upstream, out=out[rows])
-        return out, None, None, None
-
-
-def expected_loss(
-    logits: Tensor, share: Tensor, psi: Psi, slope: Psi | None, key: Any, otherwise: Psi
-) -> Tensor:
-    """(N,) expected ψ over the classes of (N, C) logits that the native kernel takes.
-
-    ``otherwise(logits)`` is the same by differentiable operations.
-    """
-    odds = native_odds(key, psi) or (TorchOdds(psi, slope) if slope else AutogradOdds(psi))
-    return _ExpectedLoss.apply(logits, share.detach(), odds, otherwise)

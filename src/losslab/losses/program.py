@@ -247,20 +247,20 @@ class NativeOdds:
     """ψ and ψ' run by the native kernel, in one call each."""
 
     def __init__(self, value: bytes, slope: bytes) -> None:
-        self._value, self._slope = value, slope
+        self.value_program, self.slope_program = value, slope
 
     def value(self, a: Tensor, reduction: str) -> Tensor:
         if reduction == "none":
-            return native.evaluate(self._value, a, torch.empty_like(a))
+            return native.evaluate(self.value_program, a, torch.empty_like(a))
         scale = 1.0 if reduction == "sum" else 1 / a.numel()
-        return native.evaluate(self._value, a, torch.empty(()), scale=scale, total=True)
+        return native.evaluate(self.value_program, a, torch.empty(()), scale=scale, total=True)
 
     def slope(self, a: Tensor) -> Tensor:
-        return native.evaluate(self._slope, a, torch.empty_like(a))
+        return native.evaluate(self.slope_program, a, torch.empty_like(a))
 
     def upstream(self, a: Tensor, grad: Tensor, reduction: str) -> Tensor:
         scale = 1 / a.numel() if reduction == "mean" else 1.0
-        return native.evaluate(self._slope, a, torch.empty_like(a), grad=grad, scale=scale)
+        return native.evaluate(self.slope_program, a, torch.empty_like(a), grad=grad, scale=scale)
 
 
 @lru_cache(maxsize=1024)

@@ -18,9 +18,18 @@ from torch import Tensor
 
 from losslab import logodds
 from losslab.errors import InputError, nearest
-from losslab.logodds.plain import compute_dtype, promote
-from losslab.logodds.select import all_in_range, kernel_for, log_odds, takes_all, target_span
-from losslab.losses.fused import expected_loss, fused_loss
+from losslab.logodds.native import Shares
+from losslab.logodds.plain import being_transformed, compute_dtype, promote
+from losslab.logodds.select import (
+    all_in_range,
+    count_ignored,
+    kernel_for,
+    log_odds,
+    takes_all,
+    target_span,
+)
+from losslab.losses.expected import expected_loss
+from losslab.losses.fused import fused_loss
 from losslab.losses.psi import times
 
 Psi = Callable[[Tensor], Tensor]
@@ -85,14 +94,6 @@ class OddsRows(Rows):
     def soft(self, logits: Tensor, unused: Tensor | None = None) -> Tensor:
         return _elementwise(self.psi, _calm(logodds.all_log_odds(logits), unused))
 
-    def expected(self, logits: Tensor, share: Tensor) -> Tensor:
-        otherwise = super().expected
-        if share.requires_grad or not takes_all(logits) or _learns(self.psi, logits):
-            return otherwise(logits, share)
-        return expected_loss(
-            logits, share, self.psi, self.slope, self.key, lambda z: otherwise(z, share)
-        )
-
 
 @dataclass(frozen=True)
 class OneVsRestRows(Rows):
@@ -132,10 +133,28 @@ def classification_loss(
     """Reduce ``rows`` with the semantics of ``F.cross_entropy``; see :func:`losslab.odds_loss`."""
     check_reduction(reduction)
     check_label_smoothing(label_smoothing)
-    if weight is None and not label_smoothing and isinstance(rows, OddsRows):
-        loss = _fused(input, target, rows, ignore_index, reduction)
-        if loss is not None:
-            return loss
+    loss, options = None, (ignore_index, reduction, label_smoothing, zero_if_empty)
+    if isinstance(rows, OddsRows):
+        if label_smoothing or target.is_floating_point():
+            loss = _fused_expected(input, target, rows, weight, *options)
+        elif weight is None:
+            loss = _fused(input, target, rows, ignore_index, reduction)
+    if loss is None:
+        loss = _composed(input, target, rows, weight, *options)
+    return loss
+
+
+def _composed(
+    input: Tensor,
+    target: Tensor,
+    rows: Rows,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    zero_if_empty: bool,
+) -> Tensor:
+    """Any case, by differentiable operations; what is wrong with the arguments is said here."""
     if input.dim() == 0 or not input.is_floating_point():
         raise InputError(
             "input must hold floating point logits of shape (C,), (N, C) or (N, C, d1, …); "
@@ -186,6 +205,103 @@ def _fused(
         return None
     dtype = _result_dtype(compute_dtype(input.dtype), input)
     return fused_loss(input, target, kernel, rows.psi, rows.slope, rows.key, reduction, dtype)
+
+
+def _fused_expected(
+    input: Tensor,
+    target: Tensor,
+    rows: OddsRows,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    zero_if_empty: bool,
+) -> Tensor | None:
+    """Label smoothing and soft targets as one autograd node; None as for ``_fused``."""
+    z, flat = _as_matrix(input), target
+    if z is None or not takes_all(z) or not _plain_weight(weight, z.shape[1]):
+        return None
+    if target.is_floating_point():
+        matrix = _as_matrix(target) if target.shape == input.shape else None
+        if matrix is None or ignore_index >= 0 or target.requires_grad:
+            return None
+        flat = matrix
+        found = _soft_shares(flat, weight, label_smoothing)
+    else:
+        if target.shape != input.shape[:1] + input.shape[2:]:
+            return None
+        flat = target.reshape(-1)
+        found = _hard_shares(flat, z.shape[1], weight, ignore_index, label_smoothing)
+    if found is None:
+        return None
+    shares, count = found
+    factor = None
+    if reduction != "none":
+        count = count or (1.0 if zero_if_empty else 0.0)
+        mean = 1 / count if count else math.inf  # 0 times it is PyTorch's NaN
+        factor = mean if reduction == "mean" else 1.0
+    options = ignore_index, reduction, label_smoothing, zero_if_empty
+    loss = expected_loss(
+        z,
+        shares,
+        rows.psi,
+        rows.slope,
+        rows.key,
+        lambda z: _composed(z, flat, rows, weight, *options),
+        factor,
+        _result_dtype(torch.float32, input),
+    )
+    if loss is None or loss.dim() == 0 or input.dim() == 2:
+        return loss
+    return loss.view(input.shape[:1] + input.shape[2:])
+
+
+def _as_matrix(x: Tensor) -> Tensor | None:
+    """(N, C, …) as rows (N·…, C) whose classes lie side by side; None where there are none."""
+    if x.dim() < 2 or not x.numel() or not x.is_floating_point() or being_transformed():
+        return None
+    if x.dim() > 2:
+        x = x.movedim(1, -1).reshape(-1, x.shape[1])
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+def _plain_weight(weight: Tensor | None, classes: int) -> bool:
+    if weight is None:
+        return True
+    return weight.shape == (classes,) and not weight.requires_grad and weight.device.type == "cpu"
+
+
+def _hard_shares(
+    target: Tensor, classes: int, weight: Tensor | None, ignore_index: int, smoothing: float
+) -> tuple[Shares, float] | None:
+    """Shares of smoothed class indices (n,), and what a mean divides by."""
+    found = count_ignored(target, classes, ignore_index)
+    if found is None:
+        return None
+    if found and 0 <= ignore_index < classes:
+        target = target.masked_fill(target == ignore_index, -1)
+    count: float = len(target) - found
+    if weight is None:
+        own, every = torch.tensor([1 - smoothing]), torch.tensor([[smoothing / classes]])
+    else:
+        weight = weight.to(torch.float32).contiguous()
+        own, every = weight * (1 - smoothing), (weight * (smoothing / classes)).unsqueeze(0)
+        count = float(weight[target[(target >= 0) & (target < classes)]].sum())
+    return Shares(every, target.contiguous(), own), count
+
+
+def _soft_shares(
+    target: Tensor, weight: Tensor | None, smoothing: float
+) -> tuple[Shares, float] | None:
+    """Shares of probabilities (n, C), and the number of rows."""
+    if target.dtype == torch.float64 or type(target) is not Tensor or target.device.type != "cpu":
+        return None
+    share = target.to(torch.float32)
+    if smoothing:
+        share = share * (1 - smoothing) + smoothing / share.shape[1]
+    if weight is not None:
+        share = share * weight.to(torch.float32)
+    return Shares(share), len(share)
 
 
 def _index_target(
@@ -302,12 +418,6 @@ def _elementwise(psi: Psi, a: Tensor) -> Tensor:
             "Write it elementwise, such as `lambda a: torch.relu(1 - a)`."
         )
     return losses
-
-
-def _learns(psi: Psi, logits: Tensor) -> bool:
-    """Whether a ψ has parameters of its own that want a gradient."""
-    with torch.enable_grad():
-        return psi(promote(logits.detach()[:1, :1])).requires_grad
 
 
 def quiet(x: Tensor, ignored: Tensor | None) -> Tensor:

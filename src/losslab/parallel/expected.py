@@ -23,8 +23,9 @@ from losslab.errors import InputError
 from losslab.linear.odds import value_and_slope
 from losslab.logodds.eager import row_pieces
 from losslab.logodds.plain import compute_dtype, finite, promote
+from losslab.losses.expected import learns
 from losslab.losses.psi import times
-from losslab.losses.reduction import OddsRows, _calm, _elementwise, _learns
+from losslab.losses.reduction import OddsRows, _calm, _elementwise
 from losslab.parallel import checks, exchange
 from losslab.parallel.odds import Facts, kernel_for, largest_other, weight
 from losslab.parallel.source import Make, Source
@@ -69,7 +70,7 @@ def expected_loss(
 
     Alike on all ranks. ``share`` holds this rank's t_k, of each row or in one row for all.
     """
-    if share.requires_grad or _learns(psi.psi, share):
+    if share.requires_grad or learns(psi.psi, share):
         raise InputError(
             "with label smoothing or probability targets, split classes differentiate the loss by "
             "the logits only; got a target, weight or psi that requires a gradient too. Detach it, "
