@@ -92,6 +92,45 @@ def test_a_psi_may_change_between_calls():
         torch.testing.assert_close(ours, torch.autograd.grad(plain, logits)[0])
 
 
+def test_a_psi_that_depends_on_nothing_else_is_read_once(monkeypatch):
+    """Oracle: how often it is traced, and its values. Break: the numbers of another ψ of the same
+    code, or those of a global or a tensor as they were at first."""
+    traced, steps_of = [], program._steps_of
+    monkeypatch.setattr(program, "_steps_of", lambda psi: traced.append(psi) or steps_of(psi))
+    a = torch.linspace(-3, 3, 7)
+
+    def values(psi, times=2):
+        for _ in range(times):
+            found = native_odds(None, psi).value(a, "none")
+        return found
+
+    def margin(m):
+        return lambda a: torch.relu(m - a)
+
+    for m in (1.0, 2.5, 1.0):
+        assert torch.equal(values(margin(m)), torch.relu(m - a))
+    assert len(traced) == 2
+    held = torch.tensor(0.5)
+    others = (
+        lambda a: torch.relu(MARGIN["m"] - a),
+        lambda a: torch.relu(held.item() - a),
+        lambda a, m=2.0: torch.relu(m - a),
+        lambda a: torch.relu(float(held) - a),
+    )
+    for psi in others:
+        traced.clear()
+        before = values(psi)
+        MARGIN["m"] += 1
+        held += 1
+        assert len(traced) == 2
+        changes = psi.__defaults__ is None
+        assert torch.equal(values(psi), before) != changes
+    MARGIN["m"] = 1.0
+
+
+MARGIN = {"m": 1.0}
+
+
 def test_what_a_psi_learns_gets_its_gradient():
     """Oracle: autograd by hand. Break: a parameter inside ψ taken for a number."""
     temperature = torch.nn.Parameter(torch.tensor(2.0))

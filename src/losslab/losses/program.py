@@ -8,10 +8,13 @@ instruction stays in PyTorch.
 
 from __future__ import annotations
 
+import builtins
+import math
 import operator
 import struct
 from collections.abc import Callable
 from functools import lru_cache, partial
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -274,11 +277,14 @@ def _traced(key: Any) -> NativeOdds | None:
 def _derived(steps: Steps, psi: Psi) -> NativeOdds | None:
     """The programs of a ψ that has just done ``steps``; made, and compared with it, once."""
     key = steps, _origin(psi)
-    if key not in _known:
-        if len(_known) >= 1024:
-            _known.clear()
-        _known[key] = _made(steps, psi)
-    return _known[key]
+    return _known[key] if key in _known else _remember(key, _made(steps, psi))
+
+
+def _remember(key: Any, odds: NativeOdds | None) -> NativeOdds | None:
+    if len(_known) >= 1024:
+        _known.clear()
+    _known[key] = odds
+    return odds
 
 
 def _origin(psi: Psi) -> Any:
@@ -290,7 +296,7 @@ def _origin(psi: Psi) -> Any:
     return code, *(value for value in cells if callable(value))
 
 
-_known: dict[tuple[Steps, Any], NativeOdds | None] = {}
+_known: dict[Any, NativeOdds | None] = {}
 _SAMPLE = (-31.7, -5.3, -1.13, -0.37, 0.29, 1.57, 6.1, 23.9)
 
 
@@ -322,8 +328,34 @@ def native_odds(key: Any, psi: Psi) -> NativeOdds | None:
     """
     if key is not None:
         return _traced(key)
+    settled = _settled(psi)
+    if settled is not None and settled in _known:
+        return _known[settled]
     steps = _steps_of(psi)
     try:
-        return None if steps is None else _derived(steps, psi)
+        odds = None if steps is None else _derived(steps, psi)
     except TypeError:  # a ψ that cannot be told from others
         return None
+    return odds if settled is None else _remember(settled, odds)
+
+
+def _settled(psi: Psi) -> Any:
+    """A key that says all that a ψ depends on: its code, where that names nothing but PyTorch's
+    functions, and the numbers it closes over. None where there is more."""
+    code = getattr(psi, "__code__", None)
+    if type(psi) is not FunctionType or psi.__defaults__ or psi.__kwdefaults__ or code is None:
+        return None
+    known = psi.__globals__
+    for name in code.co_names:
+        if name in known and not any(known[name] is module for module in _UNCHANGING):
+            return None
+        if name not in known and (name in _NUMBERS or hasattr(builtins, name)):
+            return None
+    if any(type(constant) is CodeType for constant in code.co_consts):
+        return None
+    numbers = tuple(cell.cell_contents for cell in psi.__closure__ or ())
+    return (code, numbers) if all(type(x) in (float, int) for x in numbers) else None
+
+
+_UNCHANGING = (torch, F, math)
+_NUMBERS = ("item", "tolist")  # made of a tensor, which may be another one the next time
