@@ -238,7 +238,7 @@ static void over_rows(const Layout& at, int64_t threads, const Work& work) {
     return;
   }
   // a few parts a thread: one that is held up by another process does not hold up the rest
-  Team<Work> team{&work, rows, std::min(useful, 4 * threads), {0}};
+  Team<Work> team{&work, rows, std::min(rows, 4 * threads), {0}};
   static const GompParallel openmp = find_openmp();
   if (openmp) {
     openmp(&Team<Work>::run, &team, (unsigned)threads, 0);
