@@ -20,7 +20,8 @@ from losslab.experiment.runner import (
 )
 from losslab.experiment.summary import load_planned, summarize, summarize_folder
 from losslab.experiment.task import Task
-from losslab.experiment.train import Epoch, TrainingResult, train
+from losslab.experiment.train import train
+from losslab.experiment.watch import Epoch, TrainingResult
 
 __all__ = [
     "Comparison",

@@ -84,10 +84,15 @@ class Batches:
         full, rest = divmod(self.examples, self.size)
         return max(1, full + (rest > 1))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def chunks(self) -> list[Tensor]:
+        """The examples of each batch of the next pass."""
         chunks = list(torch.randperm(self.examples, generator=self.order).split(self.size))
         if len(chunks) > len(self):
             chunks[-2:] = [torch.cat(chunks[-2:])]
+        return chunks
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        chunks = self.chunks()
         for inputs, target in self._loaded(chunks) if self.tensors is None else self._fast(chunks):
             yield self.augment(inputs, self.augmentation) if self.augment else inputs, target
 

@@ -133,6 +133,7 @@ def make_plan(comparison: Comparison) -> Plan:
             "batch_size": task.batch_size,
             "device": torch.device(comparison.device).type,
             "loss_options": dict(comparison.loss_options),
+            **({} if task.patience is None else {"patience": task.patience}),
         },
     }
     runs: dict[str, tuple[Arm, int]] = {}

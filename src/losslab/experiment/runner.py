@@ -19,7 +19,8 @@ from losslab.experiment import records
 from losslab.experiment.environment import describe_environment
 from losslab.experiment.plan import Comparison, Plan, make_plan
 from losslab.experiment.summary import summarize_folder
-from losslab.experiment.train import Epoch, train
+from losslab.experiment.train import train
+from losslab.experiment.watch import Epoch
 
 
 @dataclass(frozen=True)

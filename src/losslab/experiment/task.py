@@ -47,6 +47,8 @@ class Task:
         augment: ``(inputs, generator)`` -> inputs, on a training batch. Draw only from the CPU
             ``generator``: it is what makes augmentation the same for every loss.
         class_names: One name a class, for the report.
+        patience: Stop a run after so many epochs in which the validation split got no better
+            (accuracy, then NLL); None runs all epochs. Schedules keep to ``epochs``.
         description: JSON-serialisable facts: source, sizes, preprocessing, model, fingerprint.
 
     Raises:
@@ -82,6 +84,7 @@ class Task:
     lr_scheduler: Callable[[Optimizer, int], LRScheduler] | None = None
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     class_names: tuple[str, ...] | None = None
+    patience: int | None = None
     description: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,6 +125,11 @@ def _check_fields(task: Task) -> None:
                 f"task {task.name!r}: {key} must be a whole number of at least {least}; "
                 f"got {value!r}.{hint}"
             )
+    if task.patience is not None and (type(task.patience) is not int or task.patience < 1):
+        raise InputError(
+            f"task {task.name!r}: patience must be a whole number of at least 1, or None; "
+            f"got {task.patience!r}."
+        )
     for key, optional in (
         ("model", False),
         ("optimizer", False),

@@ -18,8 +18,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,64 +25,13 @@ from torch.optim import Optimizer
 
 from losslab import metrics
 from losslab.errors import InputError
-from losslab.experiment.batches import Batches, Reseed, Split, derive_seed, own_randomness
-from losslab.experiment.records import SELECTIONS
+from losslab.experiment.batches import Batches, Split, derive_seed, own_randomness
 from losslab.experiment.task import Task
-
-HISTOGRAM_BINS = 50
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to. ``lr`` is the rate of its first step, ``lr_scale`` included."""
-
-    epoch: int
-    epochs: int
-    lr: float
-    train_loss: float
-    validation_accuracy: float
-    validation_nll: float
-    test_accuracy: float
-    test_nll: float
-
-
-@dataclass
-class TrainingResult:
-    """What a run leaves behind, in the record's own shape where the record has one.
-
-    ``examples`` are per test example: ``log_odds``, ``margin`` and ``correct`` at the last epoch.
-    Of a diverged run there remain the ``reason``, the ``model`` and the ``curves`` up to its last
-    sound epoch; its three ``results`` are None, and so is everything else.
-    """
-
-    status: str
-    reason: str | None
-    curves: dict[str, Any]
-    results: dict[str, dict[str, Any] | None]
-    margin_histogram: dict[str, list[float]] | None
-    reliability: dict[str, list[float]] | None
-    examples: dict[str, Tensor] | None
-    model: nn.Module
-    seconds: float
-
-    @property
-    def accuracy(self) -> float | None:
-        """Test accuracy of the last epoch; None if the run diverged."""
-        last = self.results["last"]
-        return last["test"]["accuracy"] if last else None
-
-    def recorded(self) -> dict[str, Any]:
-        """The part of it that goes into the run's record."""
-        names = ("status", "reason", "curves", "results", "margin_histogram", "reliability")
-        return {name: getattr(self, name) for name in names}
+from losslab.experiment.watch import Diverged, Epoch, TrainingResult, Watch, check_outputs
 
 
 class Stopped(Exception):
     """The run was told to stop (``stop()`` said so); it has no result."""
-
-
-class Diverged(ArithmeticError):
-    """Numbers stopped being finite; the message says which, and where."""
 
 
 def train(
@@ -137,7 +84,8 @@ def train(
         batches = Batches(task, seed, device, reseed)
         total = task.epochs * len(batches)
         schedulers = [task.lr_scheduler(o, total) for o in optimizers] if task.lr_scheduler else []
-        watch = _Watch(task, seed, device, reseed)
+        splits = [Split(name, task, device) for name in ("validation", "test")]
+        watch = Watch(task.epochs, tuple(split.name for split in splits), task.patience)
         dropout_seed = derive_seed(seed, "dropout")
         step = 0
         try:
@@ -165,9 +113,15 @@ def train(
                                 f"step {number} of {len(batches)}"
                             )
                     loss_sum += losses[0] * len(target)
-                measured = watch.measure(model, epoch, lr, loss_sum / batches.examples)
+                reseed(derive_seed(seed, "evaluation"), everything=True)
+                outputs = {split.name: split.predict(model) for split in splits}
+                check_outputs(outputs, epoch)
+                scores = {name: _scores(*output) for name, output in outputs.items()}
+                measured = watch.note(epoch, lr, loss_sum / batches.examples, outputs, scores)
                 if progress_callback is not None:
                     progress_callback(measured)
+                if watch.is_over:
+                    break
         except Diverged as broken:
             return watch.diverged(model, str(broken), time.perf_counter() - begun)
         return watch.finished(model, time.perf_counter() - begun)
@@ -202,91 +156,5 @@ def _update(
     return loss.item()
 
 
-class _Watch:
-    """Measures after every epoch, and remembers the epochs that the result reports."""
-
-    def __init__(self, task: Task, seed: int, device: torch.device, reseed: Reseed) -> None:
-        self.splits = [Split(name, task, device) for name in ("validation", "test")]
-        self.epochs = task.epochs
-        self.reseed, self.seed = reseed, derive_seed(seed, "evaluation")
-        self.kept: dict[str, tuple[int, dict[str, tuple[Tensor, Tensor]]]] = {}
-        self.best: dict[str, tuple[float, float]] = {}
-        self.curves: dict[str, Any] = {"epoch": [], "lr": [], "train_loss": []}
-        self.curves |= {split.name: {"accuracy": [], "nll": []} for split in self.splits}
-
-    def measure(self, model: nn.Module, epoch: int, lr: float, train_loss: float) -> Epoch:
-        self.reseed(self.seed, everything=True)
-        outputs = {split.name: split.predict(model) for split in self.splits}
-        for name, (logits, _) in outputs.items():
-            broken = int((~logits.isfinite()).any(dim=1).sum())
-            if broken:
-                raise Diverged(
-                    f"the logits of {broken} of {len(logits)} {name} examples were not finite "
-                    f"after epoch {epoch}"
-                )
-        scores = {
-            name: (metrics.accuracy(*output).item(), metrics.nll(*output).item())
-            for name, output in outputs.items()
-        }
-        self._remember(epoch, outputs, scores)
-        for key, value in (("epoch", epoch), ("lr", lr), ("train_loss", train_loss)):
-            self.curves[key].append(value)
-        for name, (accuracy, nll) in scores.items():
-            self.curves[name]["accuracy"].append(accuracy)
-            self.curves[name]["nll"].append(nll)
-        return Epoch(epoch, self.epochs, lr, train_loss, *scores["validation"], *scores["test"])
-
-    def _remember(
-        self,
-        epoch: int,
-        outputs: dict[str, tuple[Tensor, Tensor]],
-        scores: dict[str, tuple[float, float]],
-    ) -> None:
-        self.kept["last"] = (epoch, outputs)
-        for selection, name in (("validation_selected", "validation"), ("best_on_test", "test")):
-            accuracy, nll = scores[name]
-            rank = (accuracy, -nll)  # ties: the lower NLL, then the earlier epoch
-            if selection not in self.best or rank > self.best[selection]:
-                self.best[selection] = rank
-                self.kept[selection] = (epoch, outputs)
-
-    def finished(self, model: nn.Module, seconds: float) -> TrainingResult:
-        results: dict[str, dict[str, Any] | None] = {}
-        for selection in SELECTIONS:
-            epoch, outputs = self.kept[selection]
-            scores = {name: metrics.evaluate(*output) for name, output in outputs.items()}
-            results[selection] = {"epoch": epoch, **scores}
-        logits, target = (tensor.cpu() for tensor in self.kept["last"][1]["test"])
-        margins = metrics.margin(logits, target)
-        table = metrics.reliability(logits, target)
-        return TrainingResult(
-            status="finished",
-            reason=None,
-            curves=self.curves,
-            results=results,
-            margin_histogram=_histogram(margins),
-            reliability={name: values.tolist() for name, values in table._asdict().items()},
-            examples={
-                "log_odds": metrics.log_odds(logits, target).float(),
-                "margin": margins.float(),
-                "correct": metrics.correct(logits, target),
-            },
-            model=model,
-            seconds=seconds,
-        )
-
-    def diverged(self, model: nn.Module, reason: str, seconds: float) -> TrainingResult:
-        nothing: dict[str, Any] = dict.fromkeys(SELECTIONS)
-        return TrainingResult(
-            "diverged", reason, self.curves, nothing, None, None, None, model, seconds
-        )
-
-
-def _histogram(values: Tensor) -> dict[str, list[float]]:
-    """Counts of ``values`` in equal-width bins over their range."""
-    low, high = values.aminmax()
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    edges = torch.linspace(low.item(), high.item(), HISTOGRAM_BINS + 1, dtype=values.dtype)
-    counts = torch.bincount(torch.bucketize(values, edges[1:-1]), minlength=HISTOGRAM_BINS)
-    return {"edges": edges.tolist(), "counts": counts.tolist()}
+def _scores(logits: Tensor, target: Tensor) -> tuple[float, float]:
+    return metrics.accuracy(logits, target).item(), metrics.nll(logits, target).item()

@@ -7,6 +7,8 @@ so everything that C++ cannot see is checked here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -74,11 +76,15 @@ def scan(target: Tensor, classes: int, ignore_index: int) -> int:
     return _native.scan(target.data_ptr(), target.numel(), classes, ignore_index)
 
 
-def statistics(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def statistics(
+    logits: Tensor, target: Tensor, out: tuple[Tensor, Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """(a, m, s) of each row."""
     target = target.contiguous()
-    log_odds = torch.empty_like(target, dtype=torch.float32)
-    shift, total = torch.empty_like(log_odds), torch.empty_like(log_odds)
+    if out is None:
+        log_odds = torch.empty_like(target, dtype=torch.float32)
+        out = log_odds, torch.empty_like(log_odds), torch.empty_like(log_odds)
+    log_odds, shift, total = out
     _native.statistics(
         DTYPES[logits.dtype],
         *_walk(logits),
@@ -160,6 +166,16 @@ def evaluate(
         out.data_ptr(),
     )
     return out
+
+
+def prepared(
+    program: bytes, a: Tensor, out: Tensor, grad: Tensor | None = None, scale: float = 1.0
+) -> Callable[[], None]:
+    """`evaluate` on the same contiguous float32 tensors again and again, without the ceremony."""
+    place = 0 if grad is None else grad.data_ptr()
+    threads = torch.get_num_threads()
+    numbers = a.data_ptr(), a.numel(), place, 0, scale, False, threads, out.data_ptr()
+    return partial(_native.evaluate, program, *numbers)
 
 
 def all_statistics(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -171,6 +171,10 @@ class CatalogLoss(ClassificationLoss):
     def rows(self) -> r.Rows:
         return self.row.softmax_rows(_arguments(self))
 
+    def rows_at(self, progress: float) -> r.Rows:
+        """``rows`` at a moment of training, with plain numbers for what schedules drive."""
+        return self.row.softmax_rows(_resolve(self, progress))
+
     def set_progress(self, progress: float) -> None:
         super().set_progress(progress)
         _follow_schedules(self, progress)

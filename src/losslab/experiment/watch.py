@@ -1,0 +1,159 @@
+"""What is remembered of a run from epoch to epoch, and what it came to in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from losslab import metrics
+from losslab.experiment.records import SELECTIONS
+
+HISTOGRAM_BINS = 50
+Outputs = dict[str, tuple[Tensor, Tensor]]  # a split's logits and targets
+Scores = dict[str, tuple[float, float]]  # a split's accuracy and NLL
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to. ``lr`` is the rate of its first step, ``lr_scale`` included."""
+
+    epoch: int
+    epochs: int
+    lr: float
+    train_loss: float
+    validation_accuracy: float
+    validation_nll: float
+    test_accuracy: float
+    test_nll: float
+
+
+@dataclass
+class TrainingResult:
+    """What a run leaves behind, in the record's own shape where the record has one.
+
+    ``examples`` are per test example: ``log_odds``, ``margin`` and ``correct`` at the last epoch.
+    Of a diverged run there remain the ``reason``, the ``model`` and the ``curves`` up to its last
+    sound epoch; its three ``results`` are None, and so is everything else.
+    """
+
+    status: str
+    reason: str | None
+    curves: dict[str, Any]
+    results: dict[str, dict[str, Any] | None]
+    margin_histogram: dict[str, list[float]] | None
+    reliability: dict[str, list[float]] | None
+    examples: dict[str, Tensor] | None
+    model: nn.Module
+    seconds: float
+
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy of the last epoch; None if the run diverged."""
+        last = self.results["last"]
+        return last["test"]["accuracy"] if last else None
+
+    def recorded(self) -> dict[str, Any]:
+        """The part of it that goes into the run's record."""
+        names = ("status", "reason", "curves", "results", "margin_histogram", "reliability")
+        return {name: getattr(self, name) for name in names}
+
+
+class Diverged(ArithmeticError):
+    """Numbers stopped being finite; the message says which, and where."""
+
+
+class Watch:
+    """Notes down what is measured after every epoch, and keeps what the result will report."""
+
+    def __init__(self, epochs: int, splits: tuple[str, ...], patience: int | None = None) -> None:
+        self.epochs, self.patience = epochs, patience
+        self.kept: dict[str, tuple[int, Outputs]] = {}
+        self.best: dict[str, tuple[float, float]] = {}
+        self.curves: dict[str, Any] = {"epoch": [], "lr": [], "train_loss": []}
+        self.curves |= {name: {"accuracy": [], "nll": []} for name in splits}
+
+    def note(
+        self, epoch: int, lr: float, train_loss: float, outputs: Outputs, scores: Scores
+    ) -> Epoch:
+        self.kept["last"] = (epoch, outputs)
+        for selection, name in (("validation_selected", "validation"), ("best_on_test", "test")):
+            accuracy, nll = scores[name]
+            rank = (accuracy, -nll)  # ties: the lower NLL, then the earlier epoch
+            if selection not in self.best or rank > self.best[selection]:
+                self.best[selection] = rank
+                self.kept[selection] = (epoch, {n: (_own(z), y) for n, (z, y) in outputs.items()})
+        for key, value in (("epoch", epoch), ("lr", lr), ("train_loss", train_loss)):
+            self.curves[key].append(value)
+        for name, (accuracy, nll) in scores.items():
+            self.curves[name]["accuracy"].append(accuracy)
+            self.curves[name]["nll"].append(nll)
+        return Epoch(epoch, self.epochs, lr, train_loss, *scores["validation"], *scores["test"])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the validation examples have not been better for ``patience`` epochs."""
+        epochs = self.curves["epoch"]
+        if self.patience is None or not epochs:
+            return False
+        best: int = self.kept["validation_selected"][0]
+        return bool(epochs[-1] - best >= self.patience)
+
+    def finished(self, model: nn.Module, seconds: float) -> TrainingResult:
+        results: dict[str, dict[str, Any] | None] = {}
+        for selection in SELECTIONS:
+            epoch, outputs = self.kept[selection]
+            scores = {name: metrics.evaluate(*output) for name, output in outputs.items()}
+            results[selection] = {"epoch": epoch, **scores}
+        logits, target = (tensor.cpu() for tensor in self.kept["last"][1]["test"])
+        margins = metrics.margin(logits, target)
+        table = metrics.reliability(logits, target)
+        return TrainingResult(
+            status="finished",
+            reason=None,
+            curves=self.curves,
+            results=results,
+            margin_histogram=_histogram(margins),
+            reliability={name: values.tolist() for name, values in table._asdict().items()},
+            examples={
+                "log_odds": metrics.log_odds(logits, target).float(),
+                "margin": margins.float(),
+                "correct": metrics.correct(logits, target),
+            },
+            model=model,
+            seconds=seconds,
+        )
+
+    def diverged(self, model: nn.Module, reason: str, seconds: float) -> TrainingResult:
+        nothing: dict[str, Any] = dict.fromkeys(SELECTIONS)
+        return TrainingResult(
+            "diverged", reason, self.curves, nothing, None, None, None, model, seconds
+        )
+
+
+def check_outputs(outputs: Outputs, epoch: int) -> None:
+    """Raise `Diverged` where logits are not finite."""
+    for name, (logits, _) in outputs.items():
+        broken = int((~logits.isfinite()).any(dim=1).sum())
+        if broken:
+            raise Diverged(
+                f"the logits of {broken} of {len(logits)} {name} examples were not finite "
+                f"after epoch {epoch}"
+            )
+
+
+def _own(x: Tensor) -> Tensor:
+    """``x`` in memory of its own: a view would keep alive what it is a view of."""
+    return x if x._base is None else x.clone()
+
+
+def _histogram(values: Tensor) -> dict[str, list[float]]:
+    """Counts of ``values`` in equal-width bins over their range."""
+    low, high = values.aminmax()
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = torch.linspace(low.item(), high.item(), HISTOGRAM_BINS + 1, dtype=values.dtype)
+    counts = torch.bincount(torch.bucketize(values, edges[1:-1]), minlength=HISTOGRAM_BINS)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
