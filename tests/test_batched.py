@@ -134,6 +134,15 @@ def test_rates_that_move():
     assert_same(task(lr_scheduler=scheduler), members)
 
 
+@pytest.mark.parametrize("examples_", [5, 8, 9, 16, 17])
+def test_numbers_of_examples(examples_):
+    """Break: a data set of one batch, a last batch of one that does not join the one before it."""
+    members = [Member(losslab.loss(spec), seed) for spec in LOSSES[:2] for seed in (0, 1)]
+    few = examples(examples_, 11)
+    few.tensors[1][:CLASSES] = torch.arange(CLASSES)
+    assert_same(task(train=few), members)
+
+
 class Residual(nn.Module):
     """Frozen and tied parameters, a buffer, batch norm, a convolution."""
 

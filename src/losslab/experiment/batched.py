@@ -165,7 +165,8 @@ class _Run:
         mine = torch.tensor([seeds.index(self.members[k].seed) for k in self.order])
         *full, last = self._sizes()
         whole, rest = orders[mine].to(self.device).split([sum(full), last], 1)
-        steps = whole.reshape(len(mine), len(full), -1).transpose(0, 1).contiguous()
+        steps = whole.reshape(len(mine), len(full), self.task.batch_size)
+        steps = steps.transpose(0, 1).contiguous()
         return [*steps.unbind(), rest.contiguous()]
 
     def measure(self, epoch: int, tell: Callable[[int, Epoch], None]) -> None:

@@ -157,7 +157,7 @@ def make_plan(comparison: Comparison) -> Plan:
         "matched_gradient": comparison.matched_gradient,
         "skipped_controls": skipped,
         "command": comparison.command,
-        **_yardsticks(task),
+        **yardsticks(task),
         "runs": by_label,
     }
     return Plan(task, configuration, runs)
@@ -225,7 +225,7 @@ def _volumes(arm: Arm, epochs: int) -> list[float | None]:
     return volumes
 
 
-def _yardsticks(task: Task) -> dict[str, Any]:
+def yardsticks(task: Task) -> dict[str, Any]:
     """What the verdicts need to know of the test set.
 
     ``chance``: what a model scores that always answers the most frequent training class, which is

@@ -1,0 +1,211 @@
+"""Where the jobs of a study run: in this process, in several, or on a Ray cluster.
+
+    with executor_named("processes", workers=2) as executor:
+        for result in executor.run(work, jobs):      # in the order in which they are done
+            ...
+
+``work(job)`` must be importable from a module, and its job and result picklable. Results come back
+to the caller, who alone writes them down, so nothing is stored twice whatever dies. The jobs of a
+worker that dies (killed, out of memory) are given out again; when workers have died `TRIES` times
+in a row without a job getting done, that is an error. What ``work`` itself raises is raised here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, Protocol, Self, TypeVar
+
+from losslab.errors import InputError, nearest
+
+EXECUTORS = ("here", "processes", "ray")
+TRIES = 3
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+class Executor(Protocol):
+    """Runs jobs, and lets go of its workers at the end of a ``with`` block."""
+
+    workers: int
+
+    def run(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def executor_named(
+    name: str, *, workers: int | None = None, address: str | None = None
+) -> Executor:
+    """The executor called ``here``, ``processes`` or ``ray``.
+
+    Args:
+        workers: Jobs at once; None is one a core. A Ray cluster at ``address`` decides itself.
+        address: Of a running Ray cluster (``auto``, or ``ray://host:10001``); None starts a Ray on
+            this machine that ends with the executor.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1; got {workers}.")
+    if address is not None and name != "ray":
+        raise InputError(f"an address is for the executor 'ray'; got it with {name!r}.")
+    count = workers or _cores()
+    if name == "here":
+        return Here()
+    if name == "processes":
+        return Processes(count)
+    if name == "ray":
+        return Ray(count, address)
+    raise InputError(f"unknown executor {name!r}.{nearest(name, EXECUTORS)} "
+                     f"Known: {', '.join(EXECUTORS)}.")  # fmt: skip
+
+
+def _cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Here:
+    """One job after another in this process."""
+
+    workers = 1
+
+    def run(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
+        for job in jobs:
+            yield work(job)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Processes:
+    """Several processes on this machine, which end with the one that started them."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
+        left = dict(enumerate(jobs))
+        died = 0
+        while left:
+            before = len(left)
+            try:
+                yield from self._until_one_dies(work, left)
+            except BrokenProcessPool:
+                self._stop()
+                died = died + 1 if len(left) == before else 1
+                if died >= TRIES:
+                    raise InputError(
+                        f"worker processes died {TRIES} times in a row without finishing a job "
+                        "(killed, or out of memory?). Use fewer workers, or the executor 'here' to "
+                        "see what happens; everything finished is kept."
+                    ) from None
+
+    def _until_one_dies(self, work: Callable[[J], R], left: dict[int, J]) -> Iterator[R]:
+        if self._pool is None:
+            context = get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker)
+        futures: dict[Future[R], int] = {}
+        for number, job in left.items():
+            futures[self._pool.submit(work, job)] = number
+        for future in as_completed(futures):
+            result = future.result()
+            del left[futures[future]]
+            yield result
+
+    def _stop(self) -> None:
+        """End all workers now, whatever they are at."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        workers = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it, even where it is killed."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+class Ray:
+    """Ray's tasks, on this machine or a cluster; Ray itself repeats those of a worker that dies."""
+
+    def __init__(self, workers: int, address: str | None = None) -> None:
+        self.workers, self.address = workers, address
+        self._ray: Any = None
+
+    def run(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
+        ray = self._ray
+        task = ray.remote(num_cpus=1, max_retries=TRIES)(work)
+        waiting = [task.remote(job) for job in jobs]
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            try:
+                yield ray.get(done[0])
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayError as error:
+                raise InputError(
+                    f"Ray gave a job up after {TRIES} tries: {str(error).splitlines()[0]} "
+                    "Everything finished is kept."
+                ) from None
+
+    def __enter__(self) -> Self:
+        try:
+            import ray
+        except ModuleNotFoundError:
+            raise InputError(
+                "the executor 'ray' needs Ray: pip install 'losslab[ray]'. Without it: "
+                "--executor processes."
+            ) from None
+        self._ray = ray
+        local: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
+        try:
+            ray.init(
+                address=self.address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if self.address else local),
+            )
+        except (ConnectionError, ValueError) as error:
+            raise InputError(
+                f"no Ray answers at {self.address!r}: {str(error).splitlines()[0]} "
+                "Start one with `ray start --head`, or leave the address out."
+            ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.shutdown()
