@@ -32,6 +32,8 @@ from losslab.experiment.runner import (
     RunFinished,
     RunStarted,
     Started,
+    TogetherEpochDone,
+    TogetherStarted,
     run,
 )
 from losslab.experiment.summary import load_planned, summarize, summarize_folder
@@ -48,6 +50,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch):
+    """As where the model is large."""
+    monkeypatch.setattr(runner, "pays", lambda task, runs: False)
 
 
 def blobs(rows: int, seed: int, classes: int = CLASSES) -> TensorDataset:
@@ -225,7 +233,7 @@ def test_two_processes_do_not_share_a_folder_and_a_killed_one_lets_go(tmp_path, 
 # ---- order, resuming, events -----------------------------------------------------------------
 
 
-def test_runs_go_seed_by_seed_and_interrupted_pairs_are_complete(tmp_path):
+def test_runs_go_seed_by_seed_and_interrupted_pairs_are_complete(one_at_a_time, tmp_path):
     """Oracle: Ctrl-C in the fifth run of twelve: seed 0 is whole, seed 1 has begun."""
     events = []
 
@@ -268,7 +276,7 @@ def test_events_tell_of_every_run_and_epoch(tmp_path):
     assert events[-1].test_accuracy == last and events[-1].status == "finished"
 
 
-def test_finished_runs_are_not_made_again(tmp_path, monkeypatch):
+def test_finished_runs_are_not_made_again(one_at_a_time, tmp_path, monkeypatch):
     """Oracle: counting calls of train. An unstable run_id, or one made from labels, fails it."""
     calls = []
 
@@ -304,6 +312,49 @@ def test_finished_runs_are_not_made_again(tmp_path, monkeypatch):
     (tmp_path / "runs" / f"{gone['run_id']}.json").unlink()
     run(comparison(tmp_path, seeds=[1, 2]))
     assert calls == [("encouraging", 2)]
+
+
+def test_trained_together_or_one_at_a_time_the_results_are_the_same(tmp_path, monkeypatch):
+    """Oracle: the runs one at a time. Break: a run of the stack stored under another's name."""
+    events: list = []
+    together = run(comparison(tmp_path / "a", seeds=range(3)), events.append)
+    assert isinstance(events[0], Started) and events[0].together > 1
+    monkeypatch.setattr(runner, "pays", lambda task, runs: False)
+    run(comparison(tmp_path / "b", seeds=range(3)))
+    ours, theirs = (records.load_all(tmp_path / name) for name in "ab")
+    assert [r["run_id"] for r in ours] == [r["run_id"] for r in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["timing"]["together"] > 1 == other["timing"]["together"]
+        assert mine["curves"]["train_loss"] == pytest.approx(other["curves"]["train_loss"])
+        assert mine["results"]["last"]["test"] == pytest.approx(
+            other["results"]["last"]["test"], rel=1e-4
+        )
+    assert together["table"].keys() == {"last", "validation_selected", "best_on_test"}
+
+
+def test_events_of_runs_trained_together(tmp_path, monkeypatch):
+    """Break: an epoch or a run that is not told, or a group that splits a seed's pair."""
+    monkeypatch.setattr(runner, "MOST_TOGETHER", 4)
+    events: list = []
+    run(comparison(tmp_path, seeds=range(3)), events.append)
+    losses = len(LOSSES)
+    size = 4 // losses * losses
+    starts = [e for e in events if isinstance(e, TogetherStarted)]
+    assert [e.runs for e in starts] == [size] * (3 * losses // size) + [
+        r for r in [3 * losses % size] if r
+    ]
+    epochs = [e for e in events if isinstance(e, TogetherEpochDone)]
+    assert [e.epoch for e in epochs] == list(range(1, starts[0].epochs + 1)) * len(starts)
+    finished = [e.number for e in events if isinstance(e, RunFinished)]
+    assert finished == list(range(1, 3 * losses + 1))
+
+
+def test_what_cannot_be_trained_together_says_why(tmp_path):
+    """Break: dropout in a stack, or silence about it."""
+    events: list = []
+    task = make_task(model=lambda: nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.Dropout()))
+    run(comparison(tmp_path, task=task, seeds=range(3)), events.append)
+    assert events[0].together == 1 and "random numbers" in events[0].apart
 
 
 def test_one_loss_under_two_labels_is_run_once_and_differs_by_nothing(tmp_path):
@@ -366,7 +417,7 @@ def test_another_task_or_setting_needs_another_folder(tmp_path):
     assert {r["settings"]["epochs"] for r in records.load_all(tmp_path)} == {9}
 
 
-def test_a_summary_that_no_longer_fits_does_not_outlive_an_interruption(tmp_path):
+def test_a_summary_that_no_longer_fits_does_not_outlive_an_interruption(one_at_a_time, tmp_path):
     """Oracle: after two seeds, a third is interrupted: the old summary is gone, not misleading."""
     run(comparison(tmp_path, seeds=[0, 1]))
 
@@ -481,7 +532,7 @@ class Exploding(nn.CrossEntropyLoss):
         return super().forward(logits, target) * (math.nan if self.calls > 5 else 1)
 
 
-def test_a_diverged_run_is_kept_marked_and_not_averaged_away(tmp_path):
+def test_a_diverged_run_is_kept_marked_and_not_averaged_away(one_at_a_time, tmp_path):
     """Oracle: class 1 is commonest in training (24 of 48) and 6 of 30 in the test set."""
     train_targets = torch.tensor([1] * 24 + [0] * 12 + [2] * 12)
     test_targets = torch.tensor([0] * 12 + [1] * 6 + [2] * 12)

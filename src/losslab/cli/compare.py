@@ -318,7 +318,14 @@ class _progress:
         self.bars.stop()
 
     def __call__(self, event: Any) -> None:
-        from losslab.experiment import EpochDone, RunFinished, RunStarted, Started
+        from losslab.experiment import (
+            EpochDone,
+            RunFinished,
+            RunStarted,
+            Started,
+            TogetherEpochDone,
+            TogetherStarted,
+        )
 
         match event:
             case Started():
@@ -330,6 +337,13 @@ class _progress:
                 self.bars.update(self.epochs, advance=1)
                 self.bars.update(self.runs, note=f"{_time(event.seconds_left)} left")
                 self._speak(event, f"epoch {event.measured.epoch} of {event.measured.epochs}")
+            case TogetherStarted():
+                name = f"{event.runs} runs as one"
+                self.bars.update(self.epochs, total=event.epochs, completed=0, note=name)
+            case TogetherEpochDone():
+                self.bars.update(self.epochs, completed=event.epoch)
+                self.bars.update(self.runs, note=f"{_time(event.seconds_left)} left")
+                self._speak(event, f"epoch {event.epoch} of {event.epochs}")
             case RunFinished():
                 self.bars.update(self.runs, completed=event.number)
                 self._finished(event)
@@ -342,6 +356,14 @@ class _progress:
         self.console.print(
             f"{event.total} runs{known}, in {event.folder}", markup=False, soft_wrap=True
         )
+        if event.done < event.total and event.together > 1:
+            self.console.print("note: the runs are trained together, as one computation")
+        elif event.done < event.total and event.apart:
+            self.console.print(
+                f"note: the runs are trained one at a time: {event.apart}",
+                markup=False,
+                soft_wrap=True,
+            )
         for label, reason in event.skipped_controls.items():
             self.console.print(f"note: {label}: {reason}", markup=False, soft_wrap=True)
 
@@ -359,9 +381,13 @@ class _progress:
         """A line now and then where there is no terminal to draw bars on."""
         if self.plain and (now or time.monotonic() - self.spoke > _SECONDS_BETWEEN_LINES):
             self.spoke = time.monotonic()
+            runs = getattr(event, "runs", 1)
+            if runs == 1:
+                which, whose = f"run {event.number}", f" ({event.label}, seed {event.seed})"
+            else:
+                which, whose = f"runs {event.number} to {event.number + runs - 1}", ""
             self.console.print(
-                f"run {event.number} of {event.total} ({event.label}, seed {event.seed}), {what}; "
-                f"{_time(event.seconds_left)} left",
+                f"{which} of {event.total}{whose}, {what}; {_time(event.seconds_left)} left",
                 markup=False,
                 soft_wrap=True,
             )

@@ -16,6 +16,8 @@ from losslab.experiment.runner import (
     RunFinished,
     RunStarted,
     Started,
+    TogetherEpochDone,
+    TogetherStarted,
     run,
 )
 from losslab.experiment.summary import load_planned, summarize, summarize_folder
@@ -32,6 +34,8 @@ __all__ = [
     "RunStarted",
     "Started",
     "Task",
+    "TogetherEpochDone",
+    "TogetherStarted",
     "TrainingResult",
     "describe_environment",
     "load_all",

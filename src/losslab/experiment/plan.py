@@ -97,6 +97,11 @@ class Arm:
         names = ("label", "spec", "role", "control_for", "lr_scale")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def scale(self) -> float | Callable[[float], float]:
+        """The learning rate's scale: a number, or a function of the training done."""
+        return self.lr_scale if isinstance(self.lr_scale, float) else self.scale_at
+
     def scale_at(self, progress: float) -> float:
         """The learning rate's scale when the fraction ``progress`` of the training is done."""
         if isinstance(self.lr_scale, float):

@@ -3,34 +3,45 @@
 Runs go seed by seed, and within a seed loss by loss, so that wherever a comparison stops, the pairs
 it has are complete. A finished run is on disk before the next begins; the same comparison in the
 same folder goes on where it stopped, after Ctrl-C as after kill -9.
+
+Where a model is so small that overhead outweighs arithmetic, the runs of some seeds are trained
+together, as one computation (`losslab.experiment.batched`), and are on disk before the next begin.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from losslab.errors import InputError
 from losslab.experiment import records
+from losslab.experiment.batched import Member, pays, train_together, why_not
 from losslab.experiment.environment import describe_environment
 from losslab.experiment.plan import Comparison, Plan, make_plan
 from losslab.experiment.summary import summarize_folder
 from losslab.experiment.train import train
-from losslab.experiment.watch import Epoch
+from losslab.experiment.watch import Epoch, TrainingResult
 
 
 @dataclass(frozen=True)
 class Started:
-    """The comparison begins: ``done`` of its ``total`` runs were finished earlier."""
+    """The comparison begins: ``done`` of its ``total`` runs were finished earlier.
+
+    ``together``: so many runs at once are trained as one computation, 1 if each by itself; then
+    ``apart`` says why where that could have paid.
+    """
 
     folder: Path
     total: int
     done: int
     skipped_controls: Mapping[str, str]
+    together: int = 1
+    apart: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,28 @@ class EpochDone:
 
 
 @dataclass(frozen=True)
+class TogetherStarted:
+    """``runs`` runs, from number ``number`` of ``total`` on, begin as one computation."""
+
+    number: int
+    total: int
+    runs: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class TogetherEpochDone:
+    """All of them have done an epoch."""
+
+    number: int
+    total: int
+    runs: int
+    epoch: int
+    epochs: int
+    seconds_left: float
+
+
+@dataclass(frozen=True)
 class RunFinished:
     """Run ``number`` is on disk; ``test_accuracy`` is the last epoch's, None if it diverged."""
 
@@ -71,7 +104,8 @@ class RunFinished:
     seconds_left: float
 
 
-Event = Started | RunStarted | EpochDone | RunFinished
+Event = Started | RunStarted | EpochDone | TogetherStarted | TogetherEpochDone | RunFinished
+MOST_TOGETHER = 64
 
 
 class Interrupted(Exception):
@@ -97,11 +131,12 @@ def run(comparison: Comparison, on_event: Callable[[Event], None] | None = None)
         records.write_json(folder / "comparison.json", plan.configuration)
         done = {run for run in plan.runs if records.find_record(folder, run) is not None}
         skipped = plan.configuration["skipped_controls"]
-        tell(Started(folder, len(plan.runs), len(done), skipped))
+        together, apart = _together(comparison, plan)
+        tell(Started(folder, len(plan.runs), len(done), skipped, together, apart))
         if len(done) < len(plan.runs):
             (folder / "summary.json").unlink(missing_ok=True)  # it would not be of these runs
             try:
-                _make_runs(comparison, plan, folder, done, tell)
+                _make_runs(comparison, plan, folder, done, together, tell)
             except KeyboardInterrupt:
                 finished = [run for run in plan.runs if records.find_record(folder, run)]
                 raise Interrupted(len(finished), len(plan.runs)) from None
@@ -115,9 +150,10 @@ def _make_runs(
     plan: Plan,
     folder: Path,
     done: set[str],
+    together: int,
     tell: Callable[[Event], None],
 ) -> None:
-    """Make the runs that are not in ``done``."""
+    """Make the runs that are not in ``done``, ``together`` at a time."""
     clock = _Clock(plan.task.epochs, len(plan.runs) - len(done))
     shared = {
         "schema": records.SCHEMA,
@@ -126,6 +162,12 @@ def _make_runs(
         "environment": describe_environment(comparison.device),
     }
     todo = [run for run in plan.runs if run not in done]
+    write = partial(_write, folder, shared, plan, clock, tell)
+    if together > 1:
+        for start in range(0, len(todo), together):
+            runs = todo[start : start + together]
+            _make_together(comparison, plan, runs, len(done) + start + 1, clock, tell, write)
+        return
     for number, run in enumerate(todo, start=len(done) + 1):
         arm, seed = plan.runs[run]
         at = (number, len(plan.runs), arm.label, seed)
@@ -143,11 +185,81 @@ def _make_runs(
             device=comparison.device,
             progress_callback=report,
         )
-        timing = {"started": started, "finished": _now(), "seconds": result.seconds}
-        own = {"run_id": run, "loss": arm.described(), "seed": seed, "timing": timing}
-        records.write_record(folder, {**shared, **own, **result.recorded()}, result.examples)
-        left = clock.after_run()
-        tell(RunFinished(*at, result.status, result.reason, result.accuracy, result.seconds, left))
+        write(number, run, started, result, 1)
+
+
+def _write(
+    folder: Path,
+    shared: Mapping[str, Any],
+    plan: Plan,
+    clock: _Clock,
+    tell: Callable[[Event], None],
+    number: int,
+    run: str,
+    started: str,
+    result: TrainingResult,
+    together: int,
+) -> None:
+    """Put a finished run on disk, and say so."""
+    arm, seed = plan.runs[run]
+    timing = {"started": started, "finished": _now(), "seconds": result.seconds}
+    own = {
+        "run_id": run,
+        "loss": arm.described(),
+        "seed": seed,
+        "timing": {**timing, "together": together},
+    }
+    records.write_record(folder, {**shared, **own, **result.recorded()}, result.examples)
+    at = (number, len(plan.runs), arm.label, seed)
+    left = clock.after_run()
+    tell(RunFinished(*at, result.status, result.reason, result.accuracy, result.seconds, left))
+
+
+def _together(comparison: Comparison, plan: Plan) -> tuple[int, str | None]:
+    """How many runs to train as one, and why not more where it could have paid.
+
+    Asked of all planned runs, finished or not: a comparison that goes on makes the runs that it
+    would have made at once.
+    """
+    if not pays(plan.task, len(plan.runs)):
+        return 1, None
+    reason = why_not(plan.task, _members(plan, plan.runs), comparison.device)
+    if reason is not None:
+        return 1, reason
+    a_seed = max(1, len(plan.runs) // len(comparison.seeds))
+    return a_seed * max(1, MOST_TOGETHER // a_seed), None
+
+
+def _members(plan: Plan, runs: Iterable[str]) -> list[Member]:
+    pairs = [plan.runs[run] for run in runs]
+    return [Member(arm.make(), seed, arm.scale) for arm, seed in pairs]
+
+
+def _make_together(
+    comparison: Comparison,
+    plan: Plan,
+    runs: list[str],
+    first: int,
+    clock: _Clock,
+    tell: Callable[[Event], None],
+    write: Callable[[int, str, str, TrainingResult, int], None],
+) -> None:
+    total, epochs, count = len(plan.runs), plan.task.epochs, len(runs)
+    tell(TogetherStarted(first, total, count, epochs))
+    told = 0
+
+    def report(_: int, measured: Epoch) -> None:
+        nonlocal told
+        if measured.epoch > told:
+            told = measured.epoch
+            left = clock.after_epoch(count)
+            tell(TogetherEpochDone(first, total, count, told, epochs, left))
+
+    started = _now()
+    members = _members(plan, runs)
+    results = train_together(plan.task, members, device=comparison.device, progress_callback=report)
+    for number, (run, result) in enumerate(zip(runs, results, strict=True), start=first):
+        write(number, run, started, result, count)
 
 
 def _refuse_other_comparison(folder: Path, configuration: Mapping[str, Any]) -> None:
@@ -180,8 +292,8 @@ class _Clock:
         self.done = self.runs_done = 0
         self.begun = time.perf_counter()
 
-    def after_epoch(self) -> float:
-        self.done += 1
+    def after_epoch(self, runs: int = 1) -> float:
+        self.done += runs
         return self._left()
 
     def after_run(self) -> float:
