@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
+import losslab
 from losslab.errors import InputError
 from losslab.logodds import eager, kernel
 from losslab.logodds import triton as dense
@@ -457,6 +458,48 @@ def test_linear(device, dtype, bias, scale, softcap):
     """
     case = linear_case(device, dtype, bias=bias)
     check_linear(device, case, scale, softcap, parts=2, width=64)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_linear_loss_by_request(device, dtype, reduction, monkeypatch):
+    """Oracle: the loss of the logits in float64. Break: a request for Triton that is answered by
+    chunks, an ignored row that gets a gradient, scale, softcap or z-loss left out."""
+    hidden, weight, bias, target = linear_case(device, dtype, n=20, d=16, v=40)
+    target[::6] = -100
+    asked = []
+    real = linear.linear_statistics
+    monkeypatch.setattr(
+        linear, "linear_statistics", lambda *a, **k: asked.append(1) or real(*a, **k)
+    )
+    losslab.set_backend("triton")
+    upstream = random(20 if reduction == "none" else 1, seed=6, device=device).double()
+    options = {"softcap": 6.0, "logit_scale": 0.7, "z_loss": 0.01, "reduction": reduction}
+    found = []
+    try:
+        for wide in (False, True):
+            leaves = [
+                (x.double() if wide else x.clone()).requires_grad_() for x in (hidden, weight, bias)
+            ]
+            if wide:
+                losslab.set_backend("eager")
+            loss, rows = losslab.linear_loss(
+                leaves[0], leaves[1], target, "focal", linear_bias=leaves[2], return_rows=True,
+                **options,
+            )  # fmt: skip
+            total = (loss.double().reshape(-1) * upstream).sum()
+            found.append((loss.double(), rows, torch.autograd.grad(total, leaves)))
+    finally:
+        losslab.set_backend("auto")
+    assert asked
+    (loss, rows, grads), (true_loss, true_rows, true_grads) = found
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(loss, true_loss, rtol=1e-4, atol=1e-4)
+    assert torch.equal(rows.used, true_rows.used) and torch.equal(rows.correct, true_rows.correct)
+    for mine, exact in zip(grads, true_grads, strict=True):
+        assert (mine - exact).norm() <= (1e-4 + 2 * eps) * exact.norm()
+        assert exact.norm() > 0.01
+    assert not grads[0][::6].any()
 
 
 @pytest.mark.parametrize("n, d, v", [(1, 16, 33), (16, 5, 32), (17, 16, 1), (5, 40, 97)])

@@ -7,7 +7,7 @@ what there is; ``losslab --help`` starts the laboratory that tells whether it he
 """
 
 from losslab.errors import InputError
-from losslab.linear import LinearLoss, linear_loss
+from losslab.linear import LinearLoss, LinearRows, linear_loss
 from losslab.logodds import all_log_odds, target_log_odds
 from losslab.logodds.select import backend_report, set_backend
 from losslab.losses import api as _api
@@ -50,6 +50,7 @@ __all__ = [
     "InputError",
     "LDAMMargin",
     "LinearLoss",
+    "LinearRows",
     "LargeMarginLinear",
     "LogitAdjustment",
     "MaxMahalanobisCenterLoss",

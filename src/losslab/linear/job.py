@@ -99,7 +99,7 @@ class Job:
         target = target.argmax(1) if target.is_floating_point() else target
         statistics = odds.statistics(z, target)
         if self.seen is not None:
-            self.seen.put(at, z, target, statistics)
+            self.seen.put_logits(at, z, target, statistics)
         return statistics
 
     def odds_losses(self, log_odds: Tensor, lse: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,16 +35,27 @@ class Seen:
         self.statistics = Statistics(*numbers)
         self.correct = like.new_empty(count, dtype=torch.bool) if correct else None
 
-    def put(self, at: slice, z: Tensor, target: Tensor, found: Statistics) -> None:
+    def put_logits(self, at: slice, z: Tensor, target: Tensor, found: Statistics) -> None:
         """The rows ``at``, from their logits as the loss sees them."""
+        margin = found.margin if self.correct is not None else None
+        self.put(at, found, margin, lambda tied: z[tied], target)
+
+    def put(
+        self,
+        at: slice,
+        found: Statistics,
+        margin: Tensor | None,
+        logits: Callable[[Tensor], Tensor],
+        target: Tensor,
+    ) -> None:
+        """The rows ``at``; ``logits(rows)`` are looked at where two classes tie for the top."""
         for all_rows, value in zip(self.statistics, found, strict=True):
             all_rows[at] = value
-        if self.correct is not None:
-            margin = found.margin
+        if self.correct is not None and margin is not None:
             right = margin > 0
             tied = (margin == 0).nonzero().squeeze(1)
             if len(tied):
-                right[tied] = z[tied].argmax(1) == target[tied]
+                right[tied] = logits(tied).argmax(1) == target[tied]
             self.correct[at] = right
 
     def rows(self, keep: Tensor | None, shape: torch.Size) -> LinearRows:

@@ -23,7 +23,7 @@ from losslab.linear import odds
 from losslab.linear.ask import without_autocast
 from losslab.linear.job import Job
 from losslab.linear.layer import Gradients, Layer
-from losslab.linear.log_odds import by_classes, by_rows
+from losslab.linear.log_odds import by_classes, by_rows, is_tiled
 from losslab.logodds import plain
 from losslab.logodds.plain import wants_plain
 
@@ -41,7 +41,7 @@ def linear_loss(
     learns = job.learns(weight)
     recorded = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     wide = weight.dtype in (torch.float32, torch.float64)
-    if recorded and scalar and wide and not learns:
+    if recorded and scalar and wide and not learns and not (job.psi and is_tiled(weight)):
         total = Total.apply(job, *tensors)
     else:
         if job.psi is not None:

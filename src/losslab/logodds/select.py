@@ -105,6 +105,11 @@ def _insist(logits: Tensor, target: Tensor) -> None:
         )
 
 
+def asked_for(name: str) -> bool:
+    """Whether this backend was asked for by name, and plain operations are not wanted."""
+    return _requested == name and not being_transformed()
+
+
 def backend_report() -> str:
     """What can compute log-odds on this machine, what is used when, and why.
 
