@@ -16,15 +16,30 @@ from losslab.logodds.plain import compute_dtype
 class LinearRows(NamedTuple):
     """What the logits of each row said, without gradient; each field has the target's shape.
 
-    ``used`` is False for rows of the ``ignore_index``. There ``correct`` is False, and the three
-    numbers, float32 or wider, are NaN. For probability targets the class is the most probable one.
+    Math: with z the row's logits and y its class: margin z_y − max_{j≠y} z_j, log-odds
+        z_y − log Σ_{j≠y} exp z_j, logsumexp log Σ_j exp z_j.
+
+    Args:
+        used: False for rows of the ``ignore_index``, whose numbers below are NaN.
+        correct: Whether the largest logit is the target's; of equal ones the first counts.
+        margin, log_odds, logsumexp: float32 or wider. For probability targets the class is the
+            most probable one.
+
+    Example:
+        >>> import torch, losslab
+        >>> hidden, weight = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> loss, rows = losslab.linear_loss(
+        ...     hidden, weight, torch.tensor([0, 0]), return_rows=True
+        ... )
+        >>> rows.margin
+        tensor([ 2., -1.])
     """
 
-    used: Tensor  # bool
-    correct: Tensor  # bool: the largest logit is the target's; of equal ones the first counts
-    margin: Tensor  # z_y − max of the others
-    log_odds: Tensor  # z_y − logsumexp of the others
-    logsumexp: Tensor  # of all logits
+    used: Tensor
+    correct: Tensor
+    margin: Tensor
+    log_odds: Tensor
+    logsumexp: Tensor
 
 
 class Seen:
