@@ -10,7 +10,9 @@ from losslab.cli.bench import bench
 from losslab.cli.compare import compare
 from losslab.cli.explain import explain
 from losslab.cli.losses import losses
+from losslab.cli.recipes import recipes
 from losslab.cli.report import report
+from losslab.cli.runs import runs
 from losslab.cli.tasks import tasks
 
 app = typer.Typer(
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 for verb in (compare, report, losses, explain, bench, tasks):
     app.command()(verb)
+app.add_typer(recipes)
+app.add_typer(runs, name="runs")
 
 
 def _version(asked: bool) -> None:
