@@ -13,6 +13,7 @@ from losslab.cli.losses import losses
 from losslab.cli.recipes import recipes
 from losslab.cli.report import report
 from losslab.cli.runs import runs
+from losslab.cli.study import reproduce, study
 from losslab.cli.tasks import tasks
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     "Start with: [bold]losslab compare --task digits --loss cross_entropy --loss encouraging"
     "[/bold]",
 )
-for verb in (compare, report, losses, explain, bench, tasks):
+for verb in (compare, study, reproduce, report, losses, explain, bench, tasks):
     app.command()(verb)
 app.add_typer(recipes)
 app.add_typer(runs, name="runs")

@@ -9,16 +9,17 @@ import typer
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a comparison or a study.")],
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; default FOLDER/report.html")
     ] = None,
 ) -> None:
-    """Redraw the table and the HTML report of a comparison, finished or not, from its records.
+    """Redraw the tables and the HTML report of a comparison or a study, finished or not.
 
-    Example:
+    Examples:
 
         losslab report losslab-runs/digits-1a2b3c4d
+        losslab report losslab-studies/ba-t4
     """
     from rich.console import Console
 
@@ -27,10 +28,16 @@ def report(
     from losslab.experiment.summary import summarize_folder
     from losslab.report import print_table, write_report
 
+    if (folder / "study.json").exists() and out is None:
+        from losslab.cli.study import finish
+
+        finish(folder, as_json=False)
+        return
     if records.load_comparison(folder) is None:
         raise InputError(
             f"{folder} is not the folder of a comparison: expected a comparison.json in it. "
-            "Folders are written by losslab compare, by default below losslab-runs/."
+            "Folders are written by losslab compare, by default below losslab-runs/, and by "
+            "losslab study, below losslab-studies/."
         )
     summary = summarize_folder(folder)
     records.write_json(folder / "summary.json", summary)

@@ -13,8 +13,7 @@ rates, seeds or data sets.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,75 +205,3 @@ def _without(cell: Cell, finished: set[str]) -> Cell:
 def _work(cell: Cell) -> float:
     """About how long a cell takes: its steps, a little more for more runs at once."""
     return cell.examples * (1 + len(cell.runs) / 50) if cell.runs else 0.0
-
-
-def planned_runs(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`study.json` and the finished runs that belong to it."""
-    folder = Path(folder)
-    path = folder / "study.json"
-    plan = records.read_json(path, "repeat the study's command: finished runs are kept.")
-    wanted = {run_id for cell in plan["cells"] for run_id in cell["runs"]}
-    return plan, [run for run in Store(folder).runs() if run["run_id"] in wanted]
-
-
-def scores_of(
-    plan: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], model: str
-) -> tuple[Any, list[str], list[str]]:
-    """Test scores (data sets, seeds, losses), the data sets in them, and those left out.
-
-    For every data set, loss and seed the learning rate is chosen on validation. A diverged run
-    counts for what always answering the commonest class scores. A data set some of whose runs are
-    missing is left out.
-    """
-    recipe = plan["recipe"]
-    losses, seeds, rates = list(recipe["losses"]), recipe["seeds"], recipe["training"]["rates"]
-    by_key = {(r["dataset"], r["loss"], r["seed"], r["lr"]): r for r in runs if r["model"] == model}
-    names = [cell["dataset"] for cell in plan["cells"] if cell["model"] == model]
-    table, used, lacking = [], [], []
-    for name in names:
-        try:
-            rows = [
-                [
-                    _score([by_key[name, label, seed, rate] for rate in rates], recipe)
-                    for label in losses
-                ]
-                for seed in seeds
-            ]
-        except KeyError:
-            lacking.append(name)
-        else:
-            table.append(rows)
-            used.append(name)
-    return table, used, lacking
-
-
-def _score(runs: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> float:
-    """The test metric of the run with the best validation; ties: lower NLL, then first in line."""
-    chosen = chosen_run(runs, recipe)
-    metric = recipe["statistics"]["metric"]
-    if chosen["status"] == "diverged":
-        return float(chosen["chance"])
-    value = chosen[f"{recipe['selection']['epoch']}.test.{metric}"]
-    return float(value) if metric not in SMALLER else -float(value)
-
-
-SMALLER = frozenset({"nll", "brier", "ece"})
-
-
-def chosen_run(runs: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of one loss's runs at several rates the one that validation prefers."""
-    epoch, by = recipe["selection"]["epoch"], recipe["selection"]["rate"]
-
-    def rank(run: Mapping[str, Any]) -> tuple[float, float]:
-        if run["status"] == "diverged":
-            return -math.inf, -math.inf
-        value = run[f"{epoch}.validation.{by}"]
-        return (-value if by in SMALLER else value), -run[f"{epoch}.validation.nll"]
-
-    return max(runs, key=rank)  # the first of equals
-
-
-def unfinished(plan: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The run_ids that are planned and not there."""
-    there = {run["run_id"] for run in runs}
-    return (run_id for cell in plan["cells"] for run_id in cell["runs"] if run_id not in there)

@@ -1,0 +1,138 @@
+"""A study as tables, for the terminal and the page: our figures beside the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from losslab.report.numbers import difference_text, interval_text, metric, p_text, value_text
+from losslab.report.verdicts import verdict
+
+_ASCII = str.maketrans({"−": "-", "–": "-", "≈": "~", "±": "+-", "…": "...", "’": "'", "×": "x"})
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """One model's table: headings, and a row of texts for each loss."""
+
+    model: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    sentences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def study_tables(summary: Mapping[str, Any]) -> list[StudyTable]:
+    """The tables of a summary, a model each; a model without enough data sets has no rows."""
+    return [_table(summary, model, found) for model, found in summary["models"].items()]
+
+
+def _table(summary: Mapping[str, Any], model: str, found: Mapping[str, Any]) -> StudyTable:
+    row, across = metric(summary["metric"]), found["across"]
+    notes = _notes(found)
+    if across is None:
+        return StudyTable(model, (), (), (), (*notes, "too few finished data sets for statistics"))
+    published = ((summary["recipe"].get("published") or {}).get("models") or {}).get(model, {})
+    unit = row.difference_unit.replace("percentage ", "% ")
+    headings = ["Loss", "Verdict", f"Improvement\n{unit}", "p\n(corr.)", "Wins", "Mean\nplace",
+                "Mean\nrank", f"{row.title}\n{row.unit}".strip()]  # fmt: skip
+    if published:
+        headings += ["Paper:\nimprovement", "\nwins", "\nplace"]
+    rows = []
+    for method in [across["baseline"], *(m for m in across["methods"] if m != across["baseline"])]:
+        own, its = across["table"][method], across["mean_improvements"].get(method)
+        mean = -own["mean"] if row.name in ("nll", "brier", "ece") else own["mean"]
+        cells = [method, *_change(row, its), str(own["wins"]), f"{own['mean_place']:.2f}",
+                 f"{own['mean_rank']:.2f}", value_text(row, mean)]  # fmt: skip
+        if published:
+            cells += _published(published.get(method, {}))
+        rows.append(tuple(cells))
+    sentences = [f"{m}: {e['sentence']}" for m, e in across["mean_improvements"].items()]
+    return StudyTable(
+        model,
+        tuple(headings),
+        tuple(rows),
+        (_friedman(across), *sentences),
+        (*notes, *across["notes"]),
+    )
+
+
+def _change(row: Any, entry: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    if entry is None:
+        return "baseline", "–", "–"
+    shown = verdict(entry["verdict"])
+    interval = interval_text(row, entry["low"], entry["high"])
+    change = f"{difference_text(row, entry['mean'])} {interval}"
+    return f"{shown.symbol} {shown.word}", change, p_text(entry["p_adjusted"])
+
+
+def _published(entry: Mapping[str, float]) -> list[str]:
+    improvement = entry.get("improvement")
+    wins, place = entry.get("wins"), entry.get("mean_rank")
+    return [
+        "–" if improvement is None else f"{improvement:+.2f}".replace("-", "−"),
+        "–" if wins is None else f"{wins:g}",
+        "–" if place is None else f"{place:.2f}",
+    ]
+
+
+def _friedman(across: Mapping[str, Any]) -> str:
+    found = across["friedman"]
+    groups = "; ".join(" = ".join(group) for group in across["conover"]["groups"] if len(group) > 1)
+    told = f"Not told apart by Conover's test: {groups}." if groups else "All are told apart."
+    return (
+        f"Friedman over {len(across['datasets'])} data sets: chi² = {found['chi_square']:.1f}, "
+        f"p {_is(p_text(found['p_value']))}. {told}"
+    )
+
+
+def _is(p: str) -> str:
+    return p if p.startswith("<") else f"= {p}"
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if found["missing"]:
+        names = ", ".join(found["missing"][:5]) + (", …" if len(found["missing"]) > 5 else "")
+        notes.append(f"{len(found['missing'])} data sets left out, runs are missing: {names}")
+    if found["diverged"]:
+        counts = ", ".join(f"{label} {count}" for label, count in found["diverged"].items())
+        notes.append(f"diverged runs, counted as always answering the commonest class: {counts}")
+    return notes
+
+
+def print_study(
+    summary: Mapping[str, Any], console: Console, *, written: Sequence[object] = ()
+) -> None:
+    """Prints a table a model, the verdicts in words, notes, and where the report lies."""
+    unicode = console.encoding.lower().replace("-", "").startswith("utf")
+
+    def text(content: str, style: str = "") -> Text:
+        if not unicode:
+            content = content.translate(_ASCII).encode("ascii", "replace").decode("ascii")
+        return Text(content, style=style)
+
+    runs = summary["runs"]
+    console.print(text(summary["title"], "bold"))
+    console.print(text(f"{runs['finished']} of {runs['planned']} runs finished"))
+    for found in study_tables(summary):
+        console.print()
+        console.print(text(f"Model {found.model}", "bold"))
+        if found.rows:
+            table = Table(box=None, pad_edge=False, show_edge=False)
+            for number, heading in enumerate(found.headings):
+                table.add_column(text(heading), justify="left" if number < 2 else "right")
+            for cells in found.rows:
+                table.add_row(*(text(cell) for cell in cells))
+            console.print(table)
+        for sentence in found.sentences:
+            console.print(text(sentence), soft_wrap=not console.is_terminal)
+        for note in found.notes:
+            console.print(text(f"note: {note}", "dim"), soft_wrap=not console.is_terminal)
+    for path in written:
+        console.print(text(f"Written: {path}"), soft_wrap=True)
