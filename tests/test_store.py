@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -61,7 +62,8 @@ def run(run_id, finished="2026-11-22T03:00:00.000+00:00", **more):
 
 
 def detail(run_id, epochs=20):
-    return {"run_id": run_id, "curves": {"epoch": list(range(1, epochs + 1)), "lr": [0.1] * epochs}}
+    curves = {"epoch": list(range(1, epochs + 1)), "test": {"accuracy": [0.25] * epochs}}
+    return {"run_id": run_id, "curves": curves}
 
 
 def fill(folder, *ids, **more):
@@ -244,6 +246,12 @@ def test_a_living_writers_last_line_is_left_alone(tmp_path):
         assert Store(tmp_path).repair() == []
     assert Store(tmp_path).repair() == [path]
     assert path.read_bytes().endswith(b"}\n")
+    with Store(tmp_path) as store:
+        store.append([run("c")], [detail("c")])
+        for kind in ("runs", "details"):
+            newest = max(segments(tmp_path, kind), key=os.path.getmtime)
+            with open(newest, "ab") as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a writer holds both
 
 
 def test_another_hosts_file_must_have_rested(tmp_path):
@@ -519,7 +527,7 @@ def heard_first(process, ear):
         lambda line: line.replace(b'"run_id"', b'"ran_id"'),
         lambda line: b"[1, 2]",
         lambda line: line.replace(b",", b"\n", 1),
-        lambda line: line + line.replace(b'"r', b'"s', 1),
+        lambda line: line + line.replace(b':"r', b':"s', 1),
         lambda line: b"\xff" + line,
     ],
     ids=["half", "zeros", "no run_id", "a list", "broken in two", "two in one", "no text"],
@@ -658,6 +666,9 @@ def test_the_quick_table_is_the_plain_one(tmp_path):
     table, plain = store.frame(), run_table(store.runs())
     pd.testing.assert_frame_equal(table, plain)
     assert list(table["run_id"]) == ["e", "c", "a", "b", "d"]
+    some = ["lr", "last.epoch", "loss", "last.test.nll", "seed", "absent.test.nll", "reason"]
+    pd.testing.assert_frame_equal(store.frame(some), plain.reindex(columns=some))
+    assert list(store.frame(some).columns) == some
     assert list(table.columns[:13]) == list(store_module.COLUMNS)
     assert (table["seed"].dtype, table["lr"].dtype) == ("Int64", "float64")
     without = [{k: v for k, v in r.items() if k != "note"} for r in store.runs()]
@@ -675,15 +686,39 @@ def test_the_quick_table_is_taken(tmp_path, monkeypatch):
     assert len(Store(tmp_path).frame()) == 2
 
 
-def test_duckdb_reads_the_files_as_they_lie(tmp_path):
-    """Oracle: `runs()`. Skipped where DuckDB is not installed."""
+PAGE = (Path(__file__).parent.parent / "docs" / "store.md").read_text()
+
+
+@pytest.fixture
+def twice(tmp_path):
+    """Three runs of two writers, one of them finished twice."""
+    name = "validation_selected.test.accuracy"
+    fill(tmp_path, "a", "b", **{name: 0.5})
+    fill(tmp_path, "b", "c", finished="2026-11-22T04:00:00.000+00:00", **{name: 1.0})
+    return tmp_path
+
+
+def test_pandas_reads_the_files_as_the_page_says(twice):
+    """The page's own code. Oracle: the means of `runs()`, by hand: b counts as it was first."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    names = {}
+    exec(code.replace("FOLDER", str(twice)), names)
+    assert len(names["runs"]) == 3
+    assert names["means"].to_dict() == {
+        (r["dataset"], "el"): r["validation_selected.test.accuracy"] for r in Store(twice).runs()
+    }
+    assert sorted(names["means"]) == [0.5, 0.5, 1.0]
+
+
+def test_duckdb_reads_the_files_as_the_page_says(twice):
+    """The page's own queries; the curves are those of `detail`. Skipped without DuckDB."""
     duckdb = pytest.importorskip("duckdb")
-    fill(tmp_path, "a", "b")
-    fill(tmp_path, "c", lr=None)
-    query = f"select loss, count(*), avg(lr) from '{tmp_path}/runs/*.jsonl' group by loss"
-    assert duckdb.sql(query).fetchall() == [("el", 3, 0.01)]
-    query = f"select curves.lr[1] from '{tmp_path}/details/*.jsonl' where run_id = 'b'"
-    assert duckdb.sql(query).fetchall() == [(0.1,)]
+    (code,) = re.findall(r"```sql\n(.*?)```", PAGE, re.S)
+    first, second, _ = code.replace("FOLDER", str(twice)).split(";")
+    assert duckdb.sql(first).fetchall() == sorted(
+        (r["dataset"], "el", r["validation_selected.test.accuracy"], 1) for r in Store(twice).runs()
+    )
+    assert duckdb.sql(second).fetchall() == [(epoch, 0.25) for epoch in range(1, 21)]
 
 
 # ------------------------------------------------------------------------------------- comparisons

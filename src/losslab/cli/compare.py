@@ -81,6 +81,20 @@ def compare(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, mps", rich_help_panel=_TRAINING)
     ] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="32-true, bf16-mixed or 16-mixed", rich_help_panel=_TRAINING)
+    ] = "32-true",
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            help="Make each batch's gradient in so many pieces, to save memory",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 1,
+    clip: Annotated[
+        float | None,
+        typer.Option(help="Largest norm of a step's gradient", rich_help_panel=_TRAINING),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -130,7 +144,8 @@ def compare(
     """Compare losses on a task with paired seeds, and say whether the difference is real.
 
     The same seed gives every loss the same initial weights, batch order and augmentation. Ctrl-C
-    keeps all finished runs; the same command goes on, also with more losses or seeds.
+    keeps all finished runs; the same command goes on, also with more losses or seeds. On several
+    GPUs: torchrun --nproc-per-node 2 -m losslab compare --device cuda …
 
     Examples:
 
@@ -146,53 +161,67 @@ def compare(
 
     from losslab.errors import InputError
     from losslab.experiment import Comparison, Interrupted, run
+    from losslab.experiment.launch import Training, one_voice, rank
     from losslab.experiment.tasks import TaskOptions, build_task
 
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads must be at least 1; got {threads}.")
-    _check_device(device)
-    losses = [_labelled(text) for text in loss]
-    options = TaskOptions(
-        data_dir=data_dir,
-        target=target,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        model=model,
-        split_seed=split_seed,
-        train_size=train_size,
-        validation_fraction=validation_fraction,
-        image_size=image_size,
-    )
-    built = build_task(task, options)
-    torch.set_num_threads(threads or _fitting_threads(built))
-    comparison = Comparison(
-        task=built,
-        losses=losses,
-        out=out or _default_folder(built, label_smoothing),
-        seeds=_seeds(seeds),
-        matched_gradient=matched_gradient,
-        metric=metric,
-        selection=select,
-        margin=margin,
-        device=device,
-        loss_options={"label_smoothing": label_smoothing} if label_smoothing else {},
-        command=shlex.join(["losslab", *sys.argv[1:]]),
-    )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with _progress(quiet or as_json, len(comparison.seeds)) as watch:
-            summary = run(comparison, watch)
-    except Interrupted as stop:
-        print(
-            f"Stopped with {stop.done} of {stop.total} runs finished; they are kept in "
-            f"{comparison.out}. The same command goes on from there.",
-            file=sys.stderr,
+    with one_voice():
+        if threads is not None and threads < 1:
+            raise InputError(f"--threads must be at least 1; got {threads}.")
+        _check_device(device)
+        training = Training(precision, accumulate, clip)
+        losses = [_labelled(text) for text in loss]
+        options = TaskOptions(
+            data_dir=data_dir,
+            target=target,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            model=model,
+            split_seed=split_seed,
+            train_size=train_size,
+            validation_fraction=validation_fraction,
+            image_size=image_size,
         )
-        raise typer.Exit(130) from None
-    _finish(comparison, summary, as_json)
-    if any(summary["diverged"].values()):
-        raise typer.Exit(3)
+        built = build_task(task, options)
+        torch.set_num_threads(threads or _fitting_threads(built))
+        comparison = Comparison(
+            task=built,
+            losses=losses,
+            out=out or _default_folder(built, label_smoothing, training.settings()),
+            seeds=_seeds(seeds),
+            matched_gradient=matched_gradient,
+            metric=metric,
+            selection=select,
+            margin=margin,
+            device=device,
+            loss_options={"label_smoothing": label_smoothing} if label_smoothing else {},
+            command=_command(),
+            training=training,
+        )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            with _progress(quiet or as_json or rank() > 0, len(comparison.seeds)) as watch:
+                summary = run(comparison, watch)
+        except Interrupted as stop:
+            if rank() == 0:
+                print(
+                    f"Stopped with {stop.done} of {stop.total} runs finished; they are kept in "
+                    f"{comparison.out}. The same command goes on from there.",
+                    file=sys.stderr,
+                )
+            raise typer.Exit(130) from None
+        if rank() == 0:
+            _finish(comparison, summary, as_json)
+        if any(summary["diverged"].values()):
+            raise typer.Exit(3)
+
+
+def _command() -> str:
+    """The command line that repeats this one."""
+    from losslab.experiment.launch import processes
+
+    several = ["torchrun", "--nproc-per-node", str(processes()), "-m"] if processes() > 1 else []
+    return shlex.join([*several, "losslab", *sys.argv[1:]])
 
 
 def _finish(comparison: Comparison, summary: dict[str, Any], as_json: bool) -> None:
@@ -258,9 +287,10 @@ def _check_device(device: str) -> None:
     import torch
 
     from losslab.errors import InputError
+    from losslab.experiment.launch import own_device
 
     try:
-        torch.empty(1, device=device)
+        torch.empty(1, device=own_device(device))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".") + "."
         raise InputError(
@@ -278,9 +308,10 @@ def _fitting_threads(task: Task) -> int:
     return 1 if small else torch.get_num_threads()
 
 
-def _default_folder(task: Task, label_smoothing: float) -> Path:
+def _default_folder(task: Task, label_smoothing: float, training: dict[str, Any]) -> Path:
     """One folder a task and setting, so that more losses or seeds join the runs already there."""
     decisive = [task.description, task.epochs, task.batch_size, label_smoothing]
+    decisive += [training] if training else []
     text = json.dumps(decisive, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(task.name).name).strip("-") or "task"

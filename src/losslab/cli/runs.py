@@ -70,7 +70,7 @@ def list_runs(
         losslab runs my-study --status diverged --json
     """
     source = _source(folder)
-    table = _chosen(source, dataset, model, loss, status)
+    table = _chosen(source.frame([*_EACH, _ACCURACY, "seconds"]), dataset, model, loss, status)
     if as_json:
         wanted = set(table["run_id"])
         found = [run for run in source.runs() if run["run_id"] in wanted]
@@ -140,7 +140,7 @@ def export(
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise InputError(f"Expected a file that ends in .csv or .parquet, but got {out}.")
     source = _source(folder)
-    table = _chosen(source, dataset, model, loss, status)
+    table = _chosen(source.frame(), dataset, model, loss, status)
     if out is not None:
         _write(table, out)
         _print(f"{_counted(len(table), 'run')} written to {out}")
@@ -158,7 +158,7 @@ def _source(folder: Path) -> Store | ComparisonRuns:
 
 
 def _chosen(
-    source: Store | ComparisonRuns,
+    table: pandas.DataFrame,
     dataset: Sequence[str] | None,
     model: Sequence[str] | None,
     loss: Sequence[str] | None,
@@ -168,7 +168,6 @@ def _chosen(
     from losslab.errors import InputError, nearest
     from losslab.experiment.records import STATUSES
 
-    table = source.frame()
     options = {"dataset": dataset, "model": model, "loss": loss, "status": status}
     known = {key: sorted(table[key].dropna().unique()) for key in options}
     known["status"] = list(STATUSES)
@@ -243,14 +242,14 @@ def _total(table: pandas.DataFrame) -> str:
     )
 
 
+_ACCURACY = "validation_selected.test.accuracy"
 _EACH = ("run_id", "dataset", "model", "loss", "lr", "seed", "status")
 
 
 def _each(table: pandas.DataFrame) -> str:
     from losslab.report.numbers import METRICS, value_text
 
-    accuracy = "validation_selected.test.accuracy"
-    shown = table.reindex(columns=[*_EACH, accuracy]).astype(object)
+    shown = table[[*_EACH, _ACCURACY]].astype(object)
     shown = shown.where(shown.notna(), None)
     rows: list[tuple[str, ...]] = [(*_EACH, "test accuracy %")]
     for *words, score in shown.itertuples(index=False):

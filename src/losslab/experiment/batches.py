@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,11 +63,42 @@ def own_randomness(device: torch.device) -> Iterator[Reseed]:
         numpy.random.set_state(numpy_state)
 
 
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The states of all global generators, as tensors, numbers and text."""
+    name, keys, *rest = numpy.random.get_state(legacy=True)
+    accelerator, arguments = _accelerator(device)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(numpy.asarray(keys, dtype="int64")), *rest),
+        "torch": torch.get_rng_state(),
+        "accelerator": accelerator and accelerator.get_rng_state(*arguments),
+    }
+
+
+def load_random_states(device: torch.device, states: Mapping[str, Any]) -> None:
+    """Set all global generators to what `random_states` returned."""
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+    torch.set_rng_state(states["torch"])
+    accelerator, arguments = _accelerator(device)
+    if accelerator is not None and states["accelerator"] is not None:
+        accelerator.set_rng_state(states["accelerator"], *arguments)
+
+
+def _accelerator(device: torch.device) -> tuple[Any, tuple[torch.device, ...]]:
+    """The part of torch that a device belongs to, and how to name the device to it."""
+    if device.type == "cpu":
+        return None, ()
+    return getattr(torch, device.type), () if device.type == "mps" else (device,)
+
+
 class Batches:
     """The training batches of one run: every pass is a new order, decided by the seed alone.
 
     Each example comes once a pass. A last batch of a single example would break batch
-    normalisation, so it joins the batch before it.
+    normalisation, so it joins the batch before it. ``done`` counts the batches of the pass at hand
+    that were given out; after `load_state` the next pass is the rest of that one.
     """
 
     def __init__(self, task: Task, seed: int, device: torch.device, reseed: Reseed) -> None:
@@ -79,6 +110,7 @@ class Batches:
         self.data_seed = derive_seed(seed, "data")
         tensors = tensors_of(task.train)
         self.tensors = tensors and (tensors[0].to(device), tensors[1].to(device))
+        self.done, self.began = 0, self.order.get_state()
 
     def __len__(self) -> int:
         full, rest = divmod(self.examples, self.size)
@@ -92,9 +124,26 @@ class Batches:
         return chunks
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        chunks = self.chunks()
+        self.began = self.order.get_state()
+        chunks = self.chunks()[self.done :]
         for inputs, target in self._loaded(chunks) if self.tensors is None else self._fast(chunks):
+            self.done += 1
             yield self.augment(inputs, self.augmentation) if self.augment else inputs, target
+        self.done = 0
+
+    def state(self) -> dict[str, Any]:
+        """Where in a pass it is, and what the generators go on from."""
+        return {
+            "order": self.began,
+            "done": self.done,
+            "augmentation": self.augmentation.get_state(),
+            "data_seed": self.data_seed,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.order.set_state(state["order"])
+        self.augmentation.set_state(state["augmentation"])
+        self.done, self.data_seed = state["done"], state["data_seed"]
 
     def _fast(self, chunks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         assert self.tensors is not None
@@ -132,19 +181,27 @@ class Split:
             self.batches = list(zip(inputs.split(size), target.split(size), strict=True))
 
     @torch.inference_mode()
-    def predict(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, model: nn.Module, forward: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and targets of the whole split; ``forward`` is how to call ``model``."""
         model.eval()
+        forward = forward or model
         logits, targets = [], []
         for inputs, target in self.batches:
-            logits.append(model(inputs.to(self.device)))
+            logits.append(self.checked(forward(inputs.to(self.device)), target))
             targets.append(target.to(self.device))
-            if logits[-1].shape != (len(target), self.classes):
-                raise InputError(
-                    f"Expected the model to return logits of shape {(len(target), self.classes)} "
-                    f"(examples, classes), but got {tuple(logits[-1].shape)}; correct the model or "
-                    "the task's num_classes."
-                )
         return torch.cat(logits), torch.cat(targets)
+
+    def checked(self, logits: Tensor, target: Tensor) -> Tensor:
+        """``logits``, if they have the shape that a batch with this ``target`` asks for."""
+        if logits.shape != (len(target), self.classes):
+            raise InputError(
+                f"Expected the model to return logits of shape {(len(target), self.classes)} "
+                f"(examples, classes), but got {tuple(logits.shape)}; correct the model or "
+                "the task's num_classes."
+            )
+        return logits
 
 
 def _length(dataset: Dataset[Any]) -> int:

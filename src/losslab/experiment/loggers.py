@@ -82,6 +82,7 @@ def to_mlflow(runs: Iterable[Run], details: Details, uri: str) -> int:
     except ImportError as error:
         raise _missing("MLflow", "mlflow", error) from None
 
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
     new = 0
     there: dict[str, tuple[str, set[str]]] = {}  # experiment -> its number, its runs
     try:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from losslab import metrics
 from losslab.errors import InputError, nearest
 from losslab.experiment import records
+from losslab.experiment.launch import Training, processes
 from losslab.experiment.records import SELECTIONS
 from losslab.experiment.summary import DEFAULT_MARGINS
 from losslab.experiment.task import Task, tensors_of
@@ -42,6 +43,7 @@ class Comparison:
         device: Where to train.
         loss_options: Options of every loss made from a spec, such as ``{"label_smoothing": 0.1}``.
         command: The command line that repeats this, for the report.
+        training: Precision, accumulation, clipping, and how often runs are kept as they go.
     """
 
     task: Task
@@ -55,6 +57,7 @@ class Comparison:
     device: str = "cpu"
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         labels = [label for label, _ in self.losses]
@@ -139,6 +142,8 @@ def make_plan(comparison: Comparison) -> Plan:
             "device": torch.device(comparison.device).type,
             "loss_options": dict(comparison.loss_options),
             **({} if task.patience is None else {"patience": task.patience}),
+            **comparison.training.settings(),
+            **({} if processes() == 1 else {"processes": processes()}),
         },
     }
     runs: dict[str, tuple[Arm, int]] = {}

@@ -6,12 +6,17 @@ same folder goes on where it stopped, after Ctrl-C as after kill -9.
 
 Where a model is so small that overhead outweighs arithmetic, the runs of some seeds are trained
 together, as one computation (`losslab.experiment.batched`), and are on disk before the next begin.
+A run by itself leaves a checkpoint in ``FOLDER/checkpoints`` now and then, and goes on from it.
+
+Of several processes (``torchrun``) all train, and the first alone reads, writes and tells.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +26,9 @@ from typing import Any
 from losslab.errors import InputError
 from losslab.experiment import records
 from losslab.experiment.batched import Member, pays, train_together, why_not
+from losslab.experiment.checkpoint import Checkpoint
 from losslab.experiment.environment import describe_environment
+from losslab.experiment.launch import Machine, machine_for
 from losslab.experiment.plan import Comparison, Plan, make_plan
 from losslab.experiment.summary import summarize_folder
 from losslab.experiment.train import train
@@ -120,29 +127,71 @@ def run(comparison: Comparison, on_event: Callable[[Event], None] | None = None)
     """Make the runs that the folder lacks, then write and return the summary.
 
     Raises:
-        InputError: If the folder is in use, damaged, or that of a different comparison.
+        InputError: If the folder is in use, damaged, or that of a different comparison, or the
+            device cannot do what the comparison's `Training` asks for.
         Interrupted: On Ctrl-C; everything finished stays.
     """
-    tell = on_event or (lambda event: None)
+    machine = machine_for(comparison.training, comparison.device)
+    tell = on_event if on_event is not None and machine.first else _silence
     folder = Path(comparison.out)
     plan = make_plan(comparison)
-    with records.working_in(folder):
-        _refuse_other_comparison(folder, plan.configuration)
-        records.write_json(folder / "comparison.json", plan.configuration)
-        done = {run for run in plan.runs if records.find_record(folder, run) is not None}
+    with ExitStack() as stack:
+
+        def begin() -> set[str]:
+            stack.enter_context(records.working_in(folder))
+            return _begin(plan, folder)
+
+        if not machine.alike(list(plan.runs)):
+            raise InputError(
+                f"Expected all {machine.ranks} processes to see the same data and losses, but they "
+                "plan different runs; let all read the same files."
+            )
+        done = machine.from_first(begin)
         skipped = plan.configuration["skipped_controls"]
-        together, apart = _together(comparison, plan)
+        together, apart = _together(comparison, plan, machine)
         tell(Started(folder, len(plan.runs), len(done), skipped, together, apart))
         if len(done) < len(plan.runs):
-            (folder / "summary.json").unlink(missing_ok=True)  # it would not be of these runs
             try:
-                _make_runs(comparison, plan, folder, done, together, tell)
+                _make_runs(comparison, plan, folder, done, together, tell, machine)
             except KeyboardInterrupt:
                 finished = [run for run in plan.runs if records.find_record(folder, run)]
                 raise Interrupted(len(finished), len(plan.runs)) from None
-        summary = summarize_folder(folder)
-        records.write_json(folder / "summary.json", summary)
+        return machine.from_first(lambda: _summarized(folder))
+
+
+def _silence(event: Event) -> None:
+    pass
+
+
+def _begin(plan: Plan, folder: Path) -> set[str]:
+    """Write down what is to be done; the runs that are finished."""
+    _refuse_other_comparison(folder, plan.configuration)
+    records.write_json(folder / "comparison.json", plan.configuration)
+    done = {run for run in plan.runs if records.find_record(folder, run) is not None}
+    if len(done) < len(plan.runs):
+        (folder / "summary.json").unlink(missing_ok=True)  # it would not be of these runs
+    for run in done:  # a kill came between its record and this
+        _forget_checkpoint(folder, run)
+    return done
+
+
+def _summarized(folder: Path) -> dict[str, Any]:
+    summary = summarize_folder(folder)
+    records.write_json(folder / "summary.json", summary)
     return summary
+
+
+def _checkpoint(folder: Path, run: str, every: float) -> Checkpoint:
+    return Checkpoint(folder / "checkpoints" / f"{run}.ckpt", every)
+
+
+def _forget_checkpoint(folder: Path, run: str) -> None:
+    """Delete a run's checkpoint, and the folder with the last one."""
+    kept = folder / "checkpoints"
+    if kept.is_dir():
+        _checkpoint(folder, run, math.inf).remove()
+        if not any(kept.iterdir()):
+            kept.rmdir()
 
 
 def _make_runs(
@@ -152,6 +201,7 @@ def _make_runs(
     done: set[str],
     together: int,
     tell: Callable[[Event], None],
+    machine: Machine,
 ) -> None:
     """Make the runs that are not in ``done``, ``together`` at a time."""
     clock = _Clock(plan.task.epochs, len(plan.runs) - len(done))
@@ -184,8 +234,11 @@ def _make_runs(
             lr_scale=arm.scale_at,
             device=comparison.device,
             progress_callback=report,
+            training=comparison.training,
+            checkpoint=_checkpoint(folder, run, comparison.training.checkpoint_every),
         )
-        write(number, run, started, result, 1)
+        if machine.first:
+            write(number, run, started, result, 1)
 
 
 def _write(
@@ -210,12 +263,13 @@ def _write(
         "timing": {**timing, "together": together},
     }
     records.write_record(folder, {**shared, **own, **result.recorded()}, result.examples)
+    _forget_checkpoint(folder, run)
     at = (number, len(plan.runs), arm.label, seed)
     left = clock.after_run()
     tell(RunFinished(*at, result.status, result.reason, result.accuracy, result.seconds, left))
 
 
-def _together(comparison: Comparison, plan: Plan) -> tuple[int, str | None]:
+def _together(comparison: Comparison, plan: Plan, machine: Machine) -> tuple[int, str | None]:
     """How many runs to train as one, and why not more where it could have paid.
 
     Asked of all planned runs, finished or not: a comparison that goes on makes the runs that it
@@ -223,6 +277,10 @@ def _together(comparison: Comparison, plan: Plan) -> tuple[int, str | None]:
     """
     if not pays(plan.task, len(plan.runs)):
         return 1, None
+    if machine.ranks > 1:
+        return 1, "several processes share each batch"
+    if asked := comparison.training.settings():
+        return 1, f"{', '.join(asked)}: only the ordinary loop has that"
     reason = why_not(plan.task, _members(plan, plan.runs), comparison.device)
     if reason is not None:
         return 1, reason

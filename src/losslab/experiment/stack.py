@@ -189,14 +189,15 @@ def _does_nothing(node: fx.Node) -> bool:
     if node.target in (aten.detach.default, aten.alias.default):
         return True
     if node.target is aten.mul.Scalar:
-        return node.args[1] == 1
+        return bool(node.args[1] == 1)
     if node.target is aten.permute.default:
         return list(node.args[1]) == sorted(node.args[1])  # type: ignore[arg-type]
     views = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
     if node.target not in views:
         return False
     old, new = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
-    return (tuple(old.shape), old.stride()) == (tuple(new.shape), new.stride())
+    same = (tuple(old.shape), old.stride()) == (tuple(new.shape), new.stride())
+    return same
 
 
 def _is_turned_product(node: fx.Node) -> bool:

@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -127,10 +127,11 @@ class Store:
                     kept[run["run_id"]] = run
         return sorted(kept.values(), key=_by_time)
 
-    def frame(self) -> pandas.DataFrame:
-        """The same as a table, with steady types of columns; quicker where there are many."""
-        table = _arrow_table([_whole(_read(path)) for path in self._segments("runs")])
-        return run_table(self.runs()) if table is None else table
+    def frame(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
+        """The same as a table, with steady types; of a few columns it is several times quicker."""
+        data = b"".join(_whole(_read(path)) for path in self._segments("runs"))
+        table = _arrow_table(data, columns) if data else None
+        return run_table(self.runs(), columns) if table is None else table
 
     def finished(self) -> set[str]:
         """The run_id of every finished run; reads again only what was added since the last call."""
@@ -493,51 +494,57 @@ def _rank(run: Mapping[str, Any]) -> tuple[str, str]:
 # ------------------------------------------------------------------------------------- as tables
 
 
-def run_table(runs: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
-    """Runs as a table: `COLUMNS` first, then what else they have."""
+def run_table(
+    runs: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> pandas.DataFrame:
+    """Runs as a table: the columns asked for, or `COLUMNS` and then all else that they have."""
     import pandas
 
-    return _steady(pandas.DataFrame.from_records(list(runs)))
+    return _steady(pandas.DataFrame.from_records(list(runs)), columns)
 
 
-def _arrow_table(segments: Iterable[bytes]) -> pandas.DataFrame | None:
-    """The lines read by Arrow, or None where that would not give what `Store.runs` gives: damaged
+def _arrow_table(data: bytes, columns: Sequence[str] | None) -> pandas.DataFrame | None:
+    """Lines read by Arrow, or None where that would not give what `Store.runs` gives: damaged
     lines, repeated runs, a column of several types."""
     import pyarrow
     from pyarrow import json as arrow_json
 
-    schema = pyarrow.schema([(name, pyarrow.string()) for name in TEXT])
-    options = arrow_json.ParseOptions(explicit_schema=schema)
-    data = b"".join(segments)
-    if not data:
-        return None
+    kinds = {"string": pyarrow.string(), "Int64": pyarrow.int64(), "float64": pyarrow.float64()}
+    names = TEXT if columns is None else dict.fromkeys(["run_id", "finished", *columns])
+    options = arrow_json.ParseOptions(
+        explicit_schema=pyarrow.schema([(name, kinds[_kind(name) or "float64"]) for name in names]),
+        unexpected_field_behavior="infer" if columns is None else "ignore",
+    )
     try:
         read = arrow_json.read_json(pyarrow.BufferReader(data), parse_options=options)
     except pyarrow.ArrowInvalid:
         return None
-    ids = read.column("run_id")
-    nested = (pyarrow.types.is_nested(kind) or pyarrow.types.is_timestamp(kind)
-              for kind in read.schema.types)  # fmt: skip
-    whole = data.count(b"\n") == len(ids) == len(ids.unique()) and not ids.null_count
-    if not whole or any(nested):
+    ids, types = read.column("run_id"), pyarrow.types
+    if not data.count(b"\n") == len(ids) == len(ids.unique()) or ids.null_count:
         return None
-    table = _steady(read.to_pandas())
-    order = table["finished"].fillna("").to_frame().assign(run_id=table["run_id"])
-    return table.loc[order.sort_values(["finished", "run_id"]).index].reset_index(drop=True)
+    if any(types.is_nested(kind) or types.is_timestamp(kind) for kind in read.schema.types):
+        return None
+    by_time = read.select(["finished", "run_id"]).to_pandas().fillna({"finished": ""})
+    order = by_time.sort_values(["finished", "run_id"]).index
+    return _steady(read.to_pandas().loc[order].reset_index(drop=True), columns)
 
 
-def _steady(table: pandas.DataFrame) -> pandas.DataFrame:
+def _steady(table: pandas.DataFrame, columns: Sequence[str] | None) -> pandas.DataFrame:
     """Each column of one type, whatever the runs at hand have in it, nothing at all included."""
     import pandas
 
-    table = table.reindex(columns=[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)])
-    types: dict[str, Any] = dict.fromkeys(TEXT, "string")
-    for name in table.columns:
-        if name in ("seed", "epochs") or name.endswith(".epoch"):
-            types[name] = "Int64"
-        elif name in ("lr", "seconds") or "." in name:
-            types[name] = "float64"
-    return pandas.DataFrame({n: table[n].astype(types.get(n, table[n].dtype)) for n in table})
+    names = columns or [*COLUMNS, *(name for name in table.columns if name not in COLUMNS)]
+    table = table.reindex(columns=names)
+    return pandas.DataFrame({n: table[n].astype(_kind(n) or table[n].dtype) for n in names})
+
+
+def _kind(column: str) -> str | None:
+    """The type of a column; None for one that a study added and that tells itself."""
+    if column in TEXT:
+        return "string"
+    if column in ("seed", "epochs") or column.endswith(".epoch"):
+        return "Int64"
+    return "float64" if column in ("lr", "seconds") or "." in column else None
 
 
 # ------------------------------------------------------------------------------------- either kind
@@ -560,9 +567,9 @@ class ComparisonRuns:
         """The finished runs by time."""
         return sorted(map(flatten_record, self._records.values()), key=_by_time)
 
-    def frame(self) -> pandas.DataFrame:
+    def frame(self, columns: Sequence[str] | None = None) -> pandas.DataFrame:
         """The same as a table."""
-        return run_table(self.runs())
+        return run_table(self.runs(), columns)
 
     def finished(self) -> set[str]:
         """The run_id of every finished run."""

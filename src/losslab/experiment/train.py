@@ -10,7 +10,9 @@ the same augmentation, and their difference is the loss's doing:
 - random transforms inside a dataset, and dropout: the global generators, set anew before each batch
   is fetched and again before it is used, so that a loss that draws numbers itself shifts nothing.
 
-On a CPU, with the same number of threads, a run repeats bit for bit.
+On a CPU, with the same number of threads, a run repeats bit for bit, also where it was interrupted
+and goes on from a `Checkpoint`. How its steps are carried out (mixed precision, gradients in
+pieces, clipping, several processes) is a `Training`; the loop is the same.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +29,12 @@ from torch.optim import Optimizer
 from losslab import metrics
 from losslab.errors import InputError
 from losslab.experiment.batches import Batches, Split, derive_seed, own_randomness
+from losslab.experiment.checkpoint import Checkpoint, Position, Progress
+from losslab.experiment.launch import Machine, Objective, Training, machine_for
 from losslab.experiment.task import Task
 from losslab.experiment.watch import Diverged, Epoch, TrainingResult, Watch, check_outputs
+
+PLAIN = Training()
 
 
 class Stopped(Exception):
@@ -43,6 +50,8 @@ def train(
     device: str | torch.device = "cpu",
     progress_callback: Callable[[Epoch], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    training: Training = PLAIN,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
     """Train ``task`` with ``criterion`` from ``seed``, measuring after every epoch.
 
@@ -58,12 +67,16 @@ def train(
         seed: Decides everything random.
         lr_scale: Multiplies the learning rate of every step on top of the schedule: a number, or a
             function of the fraction of training done.
-        device: Where the model and the data go.
-        progress_callback: Called with an `Epoch` after each sound one.
+        device: Where the model and the data go; of processes that ``torchrun`` started, each takes
+            a GPU of its own for ``"cuda"``. All return the same result.
+        progress_callback: Called with an `Epoch` after each sound one (by the first process alone).
         stop: Asked before each batch; when it says yes, `Stopped` is raised.
+        training: Precision, accumulation, clipping.
+        checkpoint: Where the run is kept as it goes, and goes on from if it is there.
 
     Raises:
-        InputError: If the model or the loss does not return what it should.
+        InputError: If the model or the loss does not return what it should, the device cannot do
+            what ``training`` asks for, or the checkpoint is not of this run.
         Stopped: If ``stop()`` said so.
 
     Example:
@@ -72,7 +85,8 @@ def train(
         0.9694
     """
     begun = time.perf_counter()
-    device = torch.device(device)
+    machine = machine_for(training, device)
+    device = machine.device
     scale_at = lr_scale if callable(lr_scale) else lambda _: lr_scale
     set_progress = getattr(criterion, "set_progress", None) or (lambda _: None)
     with own_randomness(device) as reseed:
@@ -81,44 +95,62 @@ def train(
         criterion.to(device)
         objectives = tuple(getattr(criterion, "steps", None) or (criterion,))
         optimizers = [task.optimizer(model.parameters()) for _ in objectives]
+        forward = machine.setup(model, optimizers)
         batches = Batches(task, seed, device, reseed)
         total = task.epochs * len(batches)
         schedulers = [task.lr_scheduler(o, total) for o in optimizers] if task.lr_scheduler else []
         splits = [Split(name, task, device) for name in ("validation", "test")]
         watch = Watch(task.epochs, tuple(split.name for split in splits), task.patience)
-        dropout_seed = derive_seed(seed, "dropout")
-        step = 0
+        # Ranks have other examples of a batch, so they drop out other units.
+        dropout = "dropout" if machine.first else f"dropout on rank {machine.rank}"
+        dropout_seed = derive_seed(seed, dropout)
+        at = Position()
+        run = _described(task, criterion, seed, batches, training)
+        parts = (model, criterion, optimizers, schedulers, batches, watch, machine)
+        progress_so_far = Progress(at, *parts)
+        if checkpoint is not None:
+            checkpoint.resume(run, progress_so_far)
+            begun -= at.seconds
         try:
-            for epoch in range(1, task.epochs + 1):
+            for epoch in range(at.epoch, task.epochs + 1):
                 model.train()
-                loss_sum = 0.0
-                lr = float(optimizers[0].param_groups[0]["lr"]) * scale_at(step / total)
-                for number, (inputs, target) in enumerate(batches, start=1):
-                    if stop is not None and stop():
+                if not batches.done:
+                    at.epoch, at.loss_sum = epoch, 0.0
+                    rate = float(optimizers[0].param_groups[0]["lr"])
+                    at.lr = rate * scale_at(at.step / total)
+                for inputs, target in batches:
+                    if stop is not None and machine.from_first(stop):
                         raise Stopped
-                    progress = step / total
+                    progress = at.step / total
                     set_progress(progress)
-                    reseed(dropout_seed + step)
+                    reseed(dropout_seed + at.step)
                     losses = [
-                        _update(model, inputs, target, objective, optimizer, scale_at(progress))
+                        _update(
+                            *(machine, model, forward, inputs, target),
+                            *(objective, optimizer, scale_at(progress)),
+                        )
                         for objective, optimizer in zip(objectives, optimizers, strict=True)
                     ]
                     for scheduler in schedulers:
                         scheduler.step()
-                    step += 1
+                    at.step += 1
                     for loss in losses:
                         if not math.isfinite(loss):
                             raise Diverged(
                                 f"the training loss became {loss} in epoch {epoch}, "
-                                f"step {number} of {len(batches)}"
+                                f"step {batches.done} of {len(batches)}"
                             )
-                    loss_sum += losses[0] * len(target)
+                    at.loss_sum += losses[0] * len(target)
+                    if checkpoint is not None and checkpoint.due() and machine.first:
+                        at.seconds = time.perf_counter() - begun
+                        checkpoint.save(run, progress_so_far)
                 reseed(derive_seed(seed, "evaluation"), everything=True)
-                outputs = {split.name: split.predict(model) for split in splits}
+                outputs = machine.outputs(model, splits)
                 check_outputs(outputs, epoch)
                 scores = {name: _scores(*output) for name, output in outputs.items()}
-                measured = watch.note(epoch, lr, loss_sum / batches.examples, outputs, scores)
-                if progress_callback is not None:
+                mean_loss = at.loss_sum / batches.examples
+                measured = watch.note(epoch, at.lr, mean_loss, outputs, scores)
+                if progress_callback is not None and machine.first:
                     progress_callback(measured)
                 if watch.is_over:
                     break
@@ -128,32 +160,56 @@ def train(
 
 
 def _update(
+    machine: Machine,
     model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     inputs: Tensor,
     target: Tensor,
-    objective: Callable[[Tensor, Tensor], Tensor],
+    objective: Objective,
     optimizer: Optimizer,
     scale: float,
 ) -> float:
     """Forward, backward and an optimiser step at ``scale`` times its learning rate; the loss."""
-    loss = objective(model(inputs), target)
-    if loss.ndim:
-        raise InputError(
-            "Expected the loss of a batch to be one number, but its shape is "
-            f"{tuple(loss.shape)}; use reduction='mean'."
-        )
+    losses = []
     optimizer.zero_grad()
-    loss.backward()
+    for rows, goal, weight in machine.parts(inputs, target, objective):
+        logits = forward(rows)
+        # a part that counts nothing may have no finite loss, as a mean of nothing
+        loss = objective(logits, goal) if weight else 0.0 * logits.sum()
+        if loss.ndim:
+            raise InputError(
+                "Expected the loss of a batch to be one number, but its shape is "
+                f"{tuple(loss.shape)}; use reduction='mean'."
+            )
+        if weight not in (0.0, 1.0):
+            loss = weight * loss
+        machine.backward(loss)
+        losses.append(loss.detach())
     if scale == 1.0:
-        optimizer.step()
+        machine.step(model, optimizer)
     else:
         rates = [group["lr"] for group in optimizer.param_groups]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * scale
-        optimizer.step()
+        machine.step(model, optimizer)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # the schedule goes on from the rate that it set
-    return loss.item()
+    return machine.total(losses)
+
+
+def _described(
+    task: Task, criterion: nn.Module, seed: int, batches: Batches, training: Training
+) -> dict[str, Any]:
+    """What a checkpoint must be of to be gone on from."""
+    return {
+        "task": task.name,
+        "loss": str(getattr(criterion, "spec", type(criterion).__name__)),
+        "seed": seed,
+        "epochs": task.epochs,
+        "batch_size": task.batch_size,
+        "examples": batches.examples,
+        "training": training.settings(),
+    }
 
 
 def _scores(logits: Tensor, target: Tensor) -> tuple[float, float]:

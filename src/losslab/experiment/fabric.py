@@ -1,0 +1,226 @@
+"""Steps carried out by Lightning Fabric: mixed precision, pieces, clipping, several processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from losslab.errors import InputError
+from losslab.experiment.batches import Split
+from losslab.experiment.launch import Machine, Objective, Part, Training, processes
+from losslab.experiment.shares import shares
+
+T = TypeVar("T")
+
+
+class FabricMachine(Machine):
+    """A `Machine` over ``lightning_fabric.Fabric``, alone or as one process of several."""
+
+    def __init__(self, training: Training, device: torch.device) -> None:
+        self.training = training
+        self.precision = _precision(training.precision, device)
+        with _quiet():
+            self.fabric = _fabric(self.precision, device)
+            self.fabric.launch()
+        super().__init__(self.fabric.device)
+        self.ranks, self.rank = self.fabric.world_size, self.fabric.global_rank
+        self.unchecked = self.ranks > 1
+
+    def setup(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> nn.Module:
+        self.forward = self.fabric.setup_module(model)
+        self.wrapped: dict[int, Any] = {
+            id(one): self.fabric.setup_optimizers(one) for one in optimizers
+        }
+        return self.forward
+
+    def parts(self, inputs: Tensor, target: Tensor, objective: Objective) -> Iterator[Part]:
+        pieces = shares(target, objective, self.ranks, self.rank, self.training.accumulate)
+        for number, (rows, weight) in enumerate(pieces, start=1):
+            # DDP exchanges the mean of the ranks' gradients, once they are whole.
+            with self._no_exchange() if number < len(pieces) else nullcontext():
+                yield inputs[rows], target[rows], weight * self.ranks
+
+    def _no_exchange(self) -> Any:
+        return self.fabric.no_backward_sync(self.forward) if self.ranks > 1 else nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self.fabric.backward(loss)
+
+    def step(self, model: nn.Module, optimizer: Optimizer) -> None:
+        if self.unchecked:
+            _check_all_used(model)
+            self.unchecked = False
+        wrapped = self.wrapped[id(optimizer)]
+        if self.training.clip is not None:
+            norm = self.training.clip
+            self.fabric.clip_gradients(
+                self.forward, wrapped, max_norm=norm, error_if_nonfinite=False
+            )
+        wrapped.step()
+        if self._scaler is not None:
+            # The scaler skips a step whose scaled gradient overflows, as first ones do. The
+            # schedule goes on, on purpose; a scheduler would warn that it does.
+            vars(optimizer)["_opt_called"] = True
+
+    def total(self, losses: list[Tensor]) -> float:
+        total = torch.stack(losses).sum()
+        if self.ranks > 1:
+            torch.distributed.all_reduce(total)
+        return total.item() / self.ranks
+
+    def outputs(
+        self, model: nn.Module, splits: Sequence[Split]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        def forward(inputs: Tensor) -> Tensor:
+            with self.fabric.autocast():
+                logits = model(inputs)
+            return self.precision.convert_output(logits)
+
+        if self.ranks == 1:
+            return {split.name: split.predict(model, forward) for split in splits}
+        for buffer in model.buffers():  # statistics of batches are each rank's own
+            torch.distributed.broadcast(buffer, 0)
+        return {split.name: self._predict(model, forward, split) for split in splits}
+
+    @torch.inference_mode()
+    def _predict(
+        self, model: nn.Module, forward: Callable[[Tensor], Tensor], split: Split
+    ) -> tuple[Tensor, Tensor]:
+        """Every rank takes some of the batches, whole, so that their logits do not change."""
+        model.eval()
+        logits: dict[int, Tensor] = {}
+        targets: list[Tensor] = []
+        # A rank without a batch of its own computes the first, to know what logits look like.
+        mine = self.rank if self.rank < len(split.batches) else 0
+        for number, (inputs, target) in enumerate(split.batches):
+            if number % self.ranks == mine:
+                found = split.checked(forward(inputs.to(self.device)), target)
+                logits[sum(map(len, targets))] = found
+            targets.append(target.to(self.device))
+        every = found.new_zeros(sum(map(len, targets)), split.classes)
+        if mine == self.rank:
+            for start, found in logits.items():
+                every[start : start + len(found)] = found
+        torch.distributed.all_reduce(every)  # each row comes from one rank, and 0 from the others
+        return every, torch.cat(targets)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        if self.ranks == 1:
+            return make()
+        made: T | None = None
+        failure: Exception | None = None
+        if self.first:
+            try:
+                made = make()
+            except Exception as error:
+                failure = error
+        told = None if failure is None else (isinstance(failure, InputError), str(failure))
+        made, told = self.fabric.broadcast((made, told))
+        if failure is not None:
+            raise failure
+        if told is not None:
+            users, text = told
+            raise InputError(text) if users else RuntimeError(f"process 0 failed: {text}")
+        return made  # type: ignore[return-value]
+
+    def alike(self, value: object) -> bool:
+        values: list[object] = [None] * self.ranks
+        if self.ranks > 1:
+            torch.distributed.all_gather_object(values, value)
+        return all(other == values[0] for other in values)
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.precision, "scaler", None)
+
+    def state(self) -> dict[str, Any]:
+        return self.precision.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.precision.load_state_dict(state)
+
+
+class _Mixed(MixedPrecision):
+    """Autocast alone: Fabric's would also round the inputs, and make infinities of large ones."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def _precision(name: str, device: torch.device) -> Precision:
+    if name == "32-true":
+        return Precision()
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(
+            f"Expected the device cpu or cuda for the precision {name}, but got {device.type}; "
+            "use 32-true there."
+        )
+    if name == "bf16-mixed" and device.type == "cuda":
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise InputError(
+                    f"Expected a GPU that computes in bfloat16, but {device} "
+                    f"({torch.cuda.get_device_name(device)}) does not; use the precision 16-mixed."
+                )
+    return _Mixed(name, device.type)  # type: ignore[arg-type]
+
+
+def _fabric(precision: Precision, device: torch.device) -> Fabric:
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(
+            f"Expected the device cpu, cuda or mps for accumulation and clipping, but got "
+            f"{device.type}; leave them out."
+        )
+    if processes() == 1:
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        return Fabric(
+            accelerator=device.type,
+            devices=[device.index] if device.type == "cuda" else 1,
+            strategy=SingleDeviceStrategy(device),
+            plugins=[precision, LightningEnvironment()],
+        )
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return Fabric(
+        accelerator=device.type,
+        devices=here,
+        num_nodes=processes() // here,
+        strategy=DDPStrategy(),
+        plugins=[precision, TorchElasticEnvironment()],
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the banner that Fabric prints as processes find each other."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_all_used(model: nn.Module) -> None:
+    """DDP waits for every parameter's gradient, and says something hard to read if none comes."""
+    named = model.named_parameters()
+    unused = [name for name, p in named if p.requires_grad and p.grad is None]
+    if unused:
+        shown = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
+        raise InputError(
+            f"Expected the loss to depend on every parameter of the model, as several processes "
+            f"need it to, but it does not on {shown}; set their requires_grad to False, or use "
+            "one process."
+        )
