@@ -39,10 +39,10 @@ def _table(summary: Mapping[str, Any], model: str, found: Mapping[str, Any]) -> 
         return StudyTable(model, (), (), (), (*notes, "too few finished data sets for statistics"))
     published = ((summary["recipe"].get("published") or {}).get("models") or {}).get(model, {})
     unit = row.difference_unit.replace("percentage ", "% ")
-    headings = ["Loss", "Verdict", f"Improvement\n{unit}", "p\n(corr.)", "Wins", "Mean\nplace",
+    headings = ["Loss", "Verdict", f"Change\n{unit}", "p\n(corr.)", "Wins", "Mean\nplace",
                 "Mean\nrank", f"{row.title}\n{row.unit}".strip()]  # fmt: skip
     if published:
-        headings += ["Paper:\nimprovement", "\nwins", "\nplace"]
+        headings += ["Paper:\nchange", "\nwins", "\nplace"]
     rows = []
     for method in [across["baseline"], *(m for m in across["methods"] if m != across["baseline"])]:
         own, its = across["table"][method], across["mean_improvements"].get(method)
@@ -125,10 +125,19 @@ def print_study(
         console.print(text(f"Model {found.model}", "bold"))
         if found.rows:
             table = Table(box=None, pad_edge=False, show_edge=False)
-            for number, heading in enumerate(found.headings):
-                table.add_column(text(heading), justify="left" if number < 2 else "right")
+            kept = [
+                k for k in range(len(found.headings)) if console.width >= 110 or k not in (6, 7)
+            ]
+            for number in kept:
+                table.add_column(
+                    text(found.headings[number]),
+                    justify="left" if number < 2 else "right",
+                    no_wrap=number != 1,
+                    max_width=13 if number == 1 else None,
+                )
             for cells in found.rows:
-                table.add_row(*(text(cell) for cell in cells))
+                shown = [cell.replace(" [", "\n[") for cell in cells]
+                table.add_row(*(text(shown[number]) for number in kept))
             console.print(table)
         for sentence in found.sentences:
             console.print(text(sentence), soft_wrap=not console.is_terminal)
