@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+import torch
 
 from losslab.logodds import native
 
@@ -21,3 +22,12 @@ def level(request):
         pytest.skip(f"this processor has no {request.param}")
     yield request.param
     native._native.level(best)
+
+
+@pytest.fixture
+def one_thread():
+    """Sums in one order, and no second thread woken for a small model's sake."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -51,13 +51,7 @@ ENVIRONMENT = {
 }
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """The command line sets the number of threads of this process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # the command line sets their number
 
 
 @pytest.fixture

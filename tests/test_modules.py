@@ -428,3 +428,37 @@ def test_a_psi_that_is_not_elementwise_is_refused(psi, came):
     """Oracle: the contract. Unchecked, a sum or a slice gave plausible, wrong losses."""
     with pytest.raises(losslab.InputError, match=rf"shape, \(6,\); .*{came}"):
         losslab.OddsLoss(psi)(torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1]))
+
+
+@pytest.mark.parametrize("inner", ["cross_entropy", "encouraging", "cross_entropy + 0.5*focal"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_smoothed_is_the_option_label_smoothing(inner, reduction):
+    """Oracle: the option, in value and gradient under a random upstream; for cross-entropy also
+    F.cross_entropy. Broken by a copy that keeps the old smoothing, or one that all terms share."""
+    torch.manual_seed(3)
+    z, y = torch.randn(7, 4, dtype=torch.float64), torch.randint(4, (7,))
+    smoothed = losslab.loss(f"smoothed({inner}, amount=0.2)", reduction=reduction)
+    option = losslab.loss(inner, reduction=reduction, label_smoothing=0.2)
+    found, upstream = [], torch.randn(() if reduction == "mean" else (7,), dtype=torch.float64)
+    for loss in (smoothed, option):
+        leaf = z.clone().requires_grad_()
+        value = loss(leaf, y)
+        found.append((value, *torch.autograd.grad(value, leaf, upstream)))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    if inner == "cross_entropy":
+        truth = torch.nn.functional.cross_entropy(z, y, reduction=reduction, label_smoothing=0.2)
+        torch.testing.assert_close(found[0][0], truth)
+
+
+def test_smoothed_keeps_a_copy_and_moves_schedules():
+    """Broken by smoothing the loss that was handed in, or by a schedule that stays at its start."""
+    inner = losslab.loss("mixed(focus=ramp(0, 0.5))")
+    smoothed = losslab.SmoothedLoss(inner, amount=0.1)
+    assert inner.label_smoothing == 0
+    z, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    smoothed.set_progress(1.0)
+    truth = losslab.loss("mixed(focus=0.5)", label_smoothing=0.1)(z, y)
+    torch.testing.assert_close(smoothed(z, y), truth)
+    with_option = losslab.SmoothedLoss(losslab.CrossEntropyLoss(label_smoothing=0.3), amount=0.1)
+    truth = torch.nn.functional.cross_entropy(z, y, label_smoothing=0.1)
+    torch.testing.assert_close(with_option(z, y), truth)

@@ -44,12 +44,7 @@ FEATURES, CLASSES = 4, 3
 LOSSES = [("ce", "cross_entropy"), ("el", "encouraging"), ("mix", "mixed(focus=0.3)")]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_specs_name_modules(spec):
         ("encouraging(rho=deferred(1, start=0.3))", "encouraging(rho=switch(0, 1, at=0.3))"),
         ("encouraging(rho=ramp(0, end=2))", "encouraging(rho=ramp(0, 2, begin=0, finish=1))"),
         ("one_vs_rest(mse)", "one_vs_rest(mean_squared_error)"),
+        ("smoothed(ce)", "smoothed(cross_entropy, amount=0.1)"),
         ("ldam(focal, counts=(3, 2))", "ldam(focal, counts=[3, 2], max_margin=0.5, scale=30)"),
     ],
 )
@@ -224,6 +225,9 @@ ERRORS = {
     "one_vs_rest(ce, class_reduction=max)": "class_reduction must be 'sum' or 'mean'",
     "complement_objective(ce) + focal": "alternates two steps",
     "2*complement_objective(ce)": "alternates two steps",
+    "smoothed(complement_objective(ce))": "Put smoothed inside the other wrapper",
+    "smoothed(one_vs_rest(ce), amount=2)": "label_smoothing must be a number in [0, 1]; got 2.0",
+    "smoothed(smoothed(ce))": "Put smoothed inside the other wrapper",
     "complement_objective(complement_objective(ce))": "expected a classification loss",
     # not the grammar
     "": "Cannot read the loss spec ''",

@@ -33,7 +33,9 @@ from losslab.errors import InputError
 from losslab.experiment import Comparison, Task, records
 from losslab.experiment import run as make_runs
 from losslab.experiment import store as store_module
-from losslab.experiment.store import Store, curves_of, flatten_record, open_runs, run_table
+from losslab.experiment.any_runs import curves_of, flatten_record, open_runs
+from losslab.experiment.run_table import COLUMNS, run_table
+from losslab.experiment.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -123,7 +125,7 @@ def test_an_empty_store(tmp_path):
             None,
             [],
         )
-        assert list(store.frame().columns) == list(store_module.COLUMNS)
+        assert list(store.frame().columns) == list(COLUMNS)
     assert not (tmp_path / "none").exists()
 
 
@@ -669,7 +671,7 @@ def test_the_quick_table_is_the_plain_one(tmp_path):
     some = ["lr", "last.epoch", "loss", "last.test.nll", "seed", "absent.test.nll", "reason"]
     pd.testing.assert_frame_equal(store.frame(some), plain.reindex(columns=some))
     assert list(store.frame(some).columns) == some
-    assert list(table.columns[:13]) == list(store_module.COLUMNS)
+    assert list(table.columns[:13]) == list(COLUMNS)
     assert (table["seed"].dtype, table["lr"].dtype) == ("Int64", "float64")
     without = [{k: v for k, v in r.items() if k != "note"} for r in store.runs()]
     for path in segments(tmp_path):
@@ -747,7 +749,7 @@ def test_runs_of_a_comparison_have_the_same_columns(comparison):
     for record in stored:
         flat = runs[record["run_id"]]
         assert source.run(record["run_id"]) == flat
-        assert list(flat)[:13] == list(store_module.COLUMNS)
+        assert list(flat)[:13] == list(COLUMNS)
         assert (flat["dataset"], flat["model"]) == ("blobs", "Linear")
         assert flat["loss"] == record["loss"]["label"]
         assert flat["lr"] == 0.25

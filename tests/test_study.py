@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import losslab
 from losslab.cli import main
@@ -22,7 +21,13 @@ from losslab.experiment.executors import Here, executor_named
 from losslab.experiment.recipe import read_recipe
 from losslab.experiment.store import Store
 from losslab.experiment.study import plan_study, run_study
-from losslab.experiment.study_summary import chosen_run, planned_runs, scores_of, summarize_study
+from losslab.experiment.study_summary import (
+    by_rate,
+    chosen_run,
+    planned_runs,
+    scores_of,
+    summarize_study,
+)
 from losslab.report.study_page import write_study_report
 from losslab.report.study_table import study_tables
 
@@ -57,12 +62,7 @@ baseline = "CE"
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_scores_are_the_test_results_of_the_chosen_runs(done):
     """Oracle: the store through pandas. Break: axes exchanged, a seed or data set in another's
     place."""
     plan, runs = planned_runs(done)
-    scores, used, lacking = scores_of(plan, runs, "hidden")
+    scores, used, lacking = scores_of(plan, by_rate(plan, runs, "hidden"), "hidden")
     assert (used, lacking) == (["iris", "wine"], []) and np.shape(scores) == (2, 2, 3)
     frame = Store(done).frame()
     frame = frame[frame.model == "hidden"]
@@ -238,12 +238,12 @@ def test_a_diverged_run_counts_as_the_commonest_class_and_a_missing_one_leaves_i
     for run in runs:
         hit = run["dataset"] == "iris" and run["model"] == "linear" and run["loss"] == "focal"
         broken.append(run | {"status": "diverged"} if hit else run)
-    scores, _, _ = scores_of(plan, broken, "linear")
+    scores, _, _ = scores_of(plan, by_rate(plan, broken, "linear"), "linear")
     chance = next(r["chance"] for r in runs if r["dataset"] == "iris")
     assert [row[2] for row in scores[0]] == [chance, chance]
     fewer = [run for run in runs if run != runs[0]]
     name, model = runs[0]["dataset"], runs[0]["model"]
-    assert scores_of(plan, fewer, model)[2] == [name]
+    assert scores_of(plan, by_rate(plan, fewer, model), model)[2] == [name]
 
 
 def test_summary_tables_and_page(done, tmp_path):
@@ -252,7 +252,7 @@ def test_summary_tables_and_page(done, tmp_path):
     summary = summarize_study(done)
     json.dumps(summary, allow_nan=False)
     plan, runs = planned_runs(done)
-    means = np.mean(scores_of(plan, runs, "linear")[0], axis=(0, 1))
+    means = np.mean(scores_of(plan, by_rate(plan, runs, "linear"), "linear")[0], axis=(0, 1))
     table = summary["models"]["linear"]["across"]["table"]
     assert [table[m]["mean"] for m in ("CE", "mixed", "focal")] == pytest.approx(list(means))
     counts = summary["models"]["linear"]["rates"]["CE"]

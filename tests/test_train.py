@@ -23,12 +23,7 @@ from losslab.experiment.train import Stopped, train
 FEATURES, CLASSES = 5, 3
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def blobs(rows: int, seed: int, noise: float = 1.0) -> TensorDataset:

@@ -40,12 +40,7 @@ HERE = Path(__file__).parent
 TIMEOUT = 180
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def close(got, truth, case: str, rtol: float = 1e-9, atol: float = 1e-10) -> None:

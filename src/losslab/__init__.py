@@ -28,6 +28,7 @@ from losslab.losses.modules import (
     ComplementObjectiveLoss,
     OddsLoss,
     OneVsRestLoss,
+    SmoothedLoss,
     SumLoss,
 )
 from losslab.losses.rowwise import (
@@ -56,6 +57,7 @@ __all__ = [
     "MaxMahalanobisCenterLoss",
     "OddsLoss",
     "OneVsRestLoss",
+    "SmoothedLoss",
     "SumLoss",
     "all_log_odds",
     "backend_report",

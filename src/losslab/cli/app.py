@@ -6,14 +6,16 @@ from typing import Annotated
 
 import typer
 
+from losslab.cli.analyse import analyse
 from losslab.cli.bench import bench
 from losslab.cli.compare import compare
 from losslab.cli.explain import explain
 from losslab.cli.losses import losses
 from losslab.cli.recipes import recipes
 from losslab.cli.report import report
+from losslab.cli.reproduce import reproduce
 from losslab.cli.runs import runs
-from losslab.cli.study import reproduce, study
+from losslab.cli.study import study
 from losslab.cli.tasks import tasks
 
 app = typer.Typer(
@@ -26,7 +28,7 @@ app = typer.Typer(
     "Start with: [bold]losslab compare --task digits --loss cross_entropy --loss encouraging"
     "[/bold]",
 )
-for verb in (compare, study, reproduce, report, losses, explain, bench, tasks):
+for verb in (compare, analyse, study, reproduce, report, losses, explain, bench, tasks):
     app.command()(verb)
 app.add_typer(recipes)
 app.add_typer(runs, name="runs")

@@ -8,7 +8,6 @@ import re
 import shlex
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 _DATA = "Data"
 _TRAINING = "Training"
 _DECISION = "Decision"
+_ANALYSES = "Analyses"
 _OUTPUT = "Output"
-_SECONDS_BETWEEN_LINES = 15
 
 
 def compare(
@@ -133,6 +132,22 @@ def compare(
             rich_help_panel=_DECISION,
         ),
     ] = False,
+    analyse: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What else to measure of every model, such as calibration or ood(fashion-mnist); "
+            "losslab analyse --help lists all",
+            rich_help_panel=_ANALYSES,
+        ),
+    ] = None,
+    keep_models: Annotated[
+        bool,
+        typer.Option(
+            "--keep-models",
+            help="Keep the trained models, for losslab analyse",
+            rich_help_panel=_ANALYSES,
+        ),
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress", rich_help_panel=_OUTPUT)
     ] = False,
@@ -154,20 +169,23 @@ def compare(
         losslab compare --task mnist --data-dir data --loss cross_entropy --loss focal --epochs 3
         losslab compare --task iris.csv --target species --loss cross_entropy --loss encouraging
         losslab compare --task my_task.py --loss cross_entropy --loss "el:encouraging(log_end=1)"
+        losslab compare --task digits --loss cross_entropy --loss encouraging --analyse calibration
 
     Exit status: 0 done, 2 bad input, 3 done but runs diverged, 130 interrupted.
     """
     import torch
 
+    from losslab.analysis.analyse import request
     from losslab.errors import InputError
-    from losslab.experiment import Comparison, Interrupted, run
-    from losslab.experiment.launch import Training, one_voice, rank
+    from losslab.experiment import Comparison
+    from losslab.experiment.findings import data_from, source_of
+    from losslab.experiment.launch import Training, one_voice
     from losslab.experiment.tasks import TaskOptions, build_task
 
     with one_voice():
         if threads is not None and threads < 1:
             raise InputError(f"--threads must be at least 1; got {threads}.")
-        _check_device(device)
+        check_device(device)
         training = Training(precision, accumulate, clip)
         losses = [_labelled(text) for text in loss]
         options = TaskOptions(
@@ -183,7 +201,7 @@ def compare(
             image_size=image_size,
         )
         built = build_task(task, options)
-        torch.set_num_threads(threads or _fitting_threads(built))
+        torch.set_num_threads(threads or fitting_threads(built))
         comparison = Comparison(
             task=built,
             losses=losses,
@@ -197,23 +215,36 @@ def compare(
             loss_options={"label_smoothing": label_smoothing} if label_smoothing else {},
             command=_command(),
             training=training,
+            analyses=[request(text) for text in analyse or ()],
+            keep_models=keep_models,
+            data_by_name=data_from(data_dir),
+            source=source_of(task, options),
         )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            with _progress(quiet or as_json or rank() > 0, len(comparison.seeds)) as watch:
-                summary = run(comparison, watch)
-        except Interrupted as stop:
-            if rank() == 0:
-                print(
-                    f"Stopped with {stop.done} of {stop.total} runs finished; they are kept in "
-                    f"{comparison.out}. The same command goes on from there.",
-                    file=sys.stderr,
-                )
-            raise typer.Exit(130) from None
+        carry_out(comparison, quiet, as_json)
+
+
+def carry_out(comparison: Comparison, quiet: bool, as_json: bool) -> None:
+    """Run a comparison, tell of it, and exit with its status."""
+    from losslab.cli.progress import ComparisonProgress
+    from losslab.experiment import Interrupted, run
+    from losslab.experiment.launch import rank
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with ComparisonProgress(quiet or as_json or rank() > 0) as watch:
+            summary = run(comparison, watch)
+    except Interrupted as stop:
         if rank() == 0:
-            _finish(comparison, summary, as_json)
-        if any(summary["diverged"].values()):
-            raise typer.Exit(3)
+            print(
+                f"Stopped with {stop.done} of {stop.total} runs finished; they are kept in "
+                f"{comparison.out}. The same command goes on from there.",
+                file=sys.stderr,
+            )
+        raise typer.Exit(130) from None
+    if rank() == 0:
+        _finish(comparison, summary, as_json)
+    if any(summary["diverged"].values()):
+        raise typer.Exit(3)
 
 
 def _command() -> str:
@@ -283,7 +314,8 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raise `InputError` where a device cannot be used."""
     import torch
 
     from losslab.errors import InputError
@@ -298,7 +330,7 @@ def _check_device(device: str) -> None:
         ) from None
 
 
-def _fitting_threads(task: Task) -> int:
+def fitting_threads(task: Task) -> int:
     """One for small dense models, where waking a second thread costs more than it saves."""
     import torch
 
@@ -316,115 +348,3 @@ def _default_folder(task: Task, label_smoothing: float, training: dict[str, Any]
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(task.name).name).strip("-") or "task"
     return Path("losslab-runs") / f"{name}-{digest}"
-
-
-class _progress:
-    """Bars over runs and epochs on standard error, with the time left; silent when asked."""
-
-    def __init__(self, silent: bool, seeds: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self.console = Console(stderr=True)
-        self.silent = silent
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            transient=True,
-            disable=silent or not self.console.is_terminal,
-        )
-        self.plain = not silent and not self.console.is_terminal
-        self.spoke = time.monotonic()
-
-    def __enter__(self) -> _progress:
-        self.bars.start()
-        self.runs = self.bars.add_task("runs", total=None, note="")
-        self.epochs = self.bars.add_task("epochs", total=None, note="")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def __call__(self, event: Any) -> None:
-        from losslab.experiment import (
-            EpochDone,
-            RunFinished,
-            RunStarted,
-            Started,
-            TogetherEpochDone,
-            TogetherStarted,
-        )
-
-        match event:
-            case Started():
-                self._started(event)
-            case RunStarted():
-                name = f"{event.label}, seed {event.seed}"
-                self.bars.update(self.epochs, total=event.epochs, completed=0, note=name)
-            case EpochDone():
-                self.bars.update(self.epochs, advance=1)
-                self.bars.update(self.runs, note=f"{_time(event.seconds_left)} left")
-                self._speak(event, f"epoch {event.measured.epoch} of {event.measured.epochs}")
-            case TogetherStarted():
-                name = f"{event.runs} runs as one"
-                self.bars.update(self.epochs, total=event.epochs, completed=0, note=name)
-            case TogetherEpochDone():
-                self.bars.update(self.epochs, completed=event.epoch)
-                self.bars.update(self.runs, note=f"{_time(event.seconds_left)} left")
-                self._speak(event, f"epoch {event.epoch} of {event.epochs}")
-            case RunFinished():
-                self.bars.update(self.runs, completed=event.number)
-                self._finished(event)
-
-    def _started(self, event: Any) -> None:
-        self.bars.update(self.runs, total=event.total, completed=event.done)
-        if self.silent:
-            return
-        known = f", {event.done} already finished" if event.done else ""
-        self.console.print(
-            f"{event.total} runs{known}, in {event.folder}", markup=False, soft_wrap=True
-        )
-        if event.done < event.total and event.together > 1:
-            self.console.print("note: the runs are trained together, as one computation")
-        elif event.done < event.total and event.apart:
-            self.console.print(
-                f"note: the runs are trained one at a time: {event.apart}",
-                markup=False,
-                soft_wrap=True,
-            )
-        for label, reason in event.skipped_controls.items():
-            self.console.print(f"note: {label}: {reason}", markup=False, soft_wrap=True)
-
-    def _finished(self, event: Any) -> None:
-        if event.status != "finished" and not self.silent:
-            self.console.print(
-                f"warning: {event.label}, seed {event.seed} diverged: {event.reason}",
-                markup=False,
-                soft_wrap=True,
-            )
-        else:
-            self._speak(event, "done", now=event.number == event.total)
-
-    def _speak(self, event: Any, what: str, now: bool = False) -> None:
-        """A line now and then where there is no terminal to draw bars on."""
-        if self.plain and (now or time.monotonic() - self.spoke > _SECONDS_BETWEEN_LINES):
-            self.spoke = time.monotonic()
-            runs = getattr(event, "runs", 1)
-            if runs == 1:
-                which, whose = f"run {event.number}", f" ({event.label}, seed {event.seed})"
-            else:
-                which, whose = f"runs {event.number} to {event.number + runs - 1}", ""
-            self.console.print(
-                f"{which} of {event.total}{whose}, {what}; {_time(event.seconds_left)} left",
-                markup=False,
-                soft_wrap=True,
-            )
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -16,7 +16,8 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     import pandas
 
-    from losslab.experiment.store import ComparisonRuns, Store
+    from losslab.experiment.any_runs import ComparisonRuns
+    from losslab.experiment.store import Store
 
 
 class _ListByDefault(TyperGroup):
@@ -152,7 +153,7 @@ def export(
 
 
 def _source(folder: Path) -> Store | ComparisonRuns:
-    from losslab.experiment.store import open_runs
+    from losslab.experiment.any_runs import open_runs
 
     return open_runs(folder)
 
@@ -300,7 +301,7 @@ def _results(run: Mapping[str, Any]) -> str:
 
 
 def _curves(detail: Mapping[str, Any] | None) -> str:
-    from losslab.experiment.store import curves_of
+    from losslab.experiment.any_runs import curves_of
 
     curves = curves_of(detail)
     epochs = curves.pop("epoch", [])

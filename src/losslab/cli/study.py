@@ -1,4 +1,4 @@
-"""``losslab study`` and ``losslab reproduce``: many data sets by one recipe."""
+"""``losslab study``: many data sets by one recipe."""
 
 from __future__ import annotations
 
@@ -88,50 +88,17 @@ def study(
     """
     from losslab.experiment.recipe import read_recipe
 
-    chosen = _changed(read_recipe(recipe, data_dir=data_dir), changes)
-    _run(chosen, out, executor, workers, address, part, quiet, as_json)
+    chosen = changed(read_recipe(recipe, data_dir=data_dir), changes)
+    run_recipe(chosen, out, executor, workers, address, part, quiet, as_json)
 
 
-def reproduce(
-    recipe: Recipe,
-    data_dir: DataDir = None,
-    changes: Set = None,
-    out: Out = None,
-    executor: ExecutorName = "processes",
-    workers: Workers = None,
-    address: Address = None,
-    part: Part = "1/1",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Run the recipe of a paper's table, and show its figures beside the published ones.
-
-    Example:
-
-        losslab reproduce ba-t4 --data-dir data
-
-    Exit status: 0 done, 2 bad input, 3 done but runs diverged, 130 interrupted.
-    """
-    from losslab.errors import InputError
-    from losslab.experiment.recipe import read_recipe, recipe_names
-
-    chosen = read_recipe(recipe, data_dir=data_dir)
-    if chosen.published is None:
-        known = [name for name in recipe_names() if read_recipe(name).published is not None]
-        raise InputError(
-            f"the recipe {chosen.name!r} has no published figures to reproduce; run it with "
-            f"losslab study. Recipes that have: {', '.join(known)}."
-        )
-    _run(_changed(chosen, changes), out, executor, workers, address, part, quiet, as_json)
-
-
-def _changed(chosen: Study, changes: list[str] | None) -> Study:
+def changed(chosen: Study, changes: list[str] | None) -> Study:
     from losslab.experiment.recipe_text import read_changes
 
     return chosen.changed(read_changes(changes)) if changes else chosen
 
 
-def _run(
+def run_recipe(
     chosen: Study,
     out: Path | None,
     executor: str,

@@ -11,6 +11,7 @@ from losslab.experiment.environment import describe_environment
 from losslab.experiment.plan import Comparison, make_plan
 from losslab.experiment.records import load_all, load_examples
 from losslab.experiment.runner import (
+    Analysed,
     EpochDone,
     Interrupted,
     RunFinished,
@@ -26,6 +27,7 @@ from losslab.experiment.train import train
 from losslab.experiment.watch import Epoch, TrainingResult
 
 __all__ = [
+    "Analysed",
     "Comparison",
     "Epoch",
     "EpochDone",

@@ -23,7 +23,14 @@ from losslab.experiment.stack_losses import StackLosses, alike
 from losslab.experiment.stack_optimizer import StackOptimizer, rates_of, refuses
 from losslab.experiment.task import Task, tensors_of
 from losslab.experiment.train import Stopped
-from losslab.experiment.watch import Diverged, Epoch, TrainingResult, Watch, check_outputs
+from losslab.experiment.watch import (
+    Diverged,
+    Epoch,
+    TrainingResult,
+    Watch,
+    check_outputs,
+    followed_splits,
+)
 
 Scale = float | Callable[[float], float]
 FEWEST = 4  # runs that are worth a stack
@@ -66,6 +73,7 @@ def train_together(
     device: str | torch.device = "cpu",
     progress_callback: Callable[[int, Epoch], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    follow: Sequence[str] = (),
 ) -> list[TrainingResult]:
     """Train all ``members`` at once; their results in the order given.
 
@@ -75,6 +83,7 @@ def train_together(
         device: Where the models and the data go.
         progress_callback: Called with a member's number and its `Epoch` after each sound one.
         stop: Asked before each batch; when it says yes, `Stopped` is raised.
+        follow: Splits of which each result has a ``trace``, as of `train`.
 
     Raises:
         Unstackable: Where they cannot be trained as one; `why_not` says so beforehand.
@@ -87,7 +96,7 @@ def train_together(
     """
     tell = progress_callback or (lambda number, epoch: None)
     with own_randomness(torch.device(device)) as reseed:
-        run = _Run(task, members, torch.device(device), reseed)
+        run = _Run(task, members, torch.device(device), reseed, followed_splits(follow))
         for epoch in range(1, task.epochs + 1):
             run.epoch(epoch, stop)
             run.measure(epoch, tell)
@@ -101,9 +110,15 @@ class _Run:
     """The stack and everything that goes with it; ``order`` holds the members still in it."""
 
     def __init__(
-        self, task: Task, members: Sequence[Member], device: torch.device, reseed: Reseed
+        self,
+        task: Task,
+        members: Sequence[Member],
+        device: torch.device,
+        reseed: Reseed,
+        followed: Sequence[str] = (),
     ) -> None:
         self.task, self.members, self.device = task, members, device
+        self.followed = followed
         self.begun = time.perf_counter()
         self.results: dict[int, TrainingResult] = {}
         data = tensors_of(task.train)
@@ -111,6 +126,8 @@ class _Run:
             raise Unstackable("its training examples are not two tensors")
         if task.augment is not None:
             raise Unstackable("it augments its batches, which draws from a run's own generator")
+        if task.attack is not None:
+            raise Unstackable("it attacks its batches, each against a run's own model")
         for member in members:
             _check_loss(member.criterion.to(device))
         self.order = _by_loss(members)
@@ -176,6 +193,9 @@ class _Run:
         mean = (losses * sizes.unsqueeze(1).to(losses)).sum(0) / len(self.inputs)
         outputs = {n: (self.stack.predict(x), y) for n, (x, y) in self.splits.items()}
         scores = {n: _scores(*output) for n, output in outputs.items()}
+        traced = {n: outputs[n] for n in self.followed if n in outputs}
+        if "train" in self.followed:
+            traced["train"] = self.stack.predict(self.inputs), self.target
         leaving = []
         for row, number in enumerate(self.order):
             mine = {n: (z[row], y) for n, (z, y) in outputs.items()}
@@ -190,6 +210,7 @@ class _Run:
                 continue
             own = {n: (accuracy[row], nll[row]) for n, (accuracy, nll) in scores.items()}
             rate = self.first_rates[number]
+            watch.follow({n: (z[row], y) for n, (z, y) in traced.items()})
             tell(number, watch.note(epoch, rate, float(mean[row]), mine, own))
             if watch.is_over:
                 leaving.append(row)

@@ -68,7 +68,7 @@ class Progress:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             "batches": self.batches.state(),
-            "watch": {name: getattr(self.watch, name) for name in ("kept", "best", "curves")},
+            "watch": {name: getattr(self.watch, name) for name in self.watch.state},
             "machine": self.machine.state(),
             "random": random_states(self.machine.device),
         }

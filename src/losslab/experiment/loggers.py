@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.errors import InputError
-from losslab.experiment.store import curves_of
+from losslab.experiment.any_runs import curves_of
 
 Run = Mapping[str, Any]
 Details = Callable[[str], Mapping[str, Any] | None]

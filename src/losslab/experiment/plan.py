@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from losslab import metrics
+from losslab.analysis.classifier import Data
+from losslab.analysis.request import Request
 from losslab.errors import InputError, nearest
 from losslab.experiment import records
 from losslab.experiment.launch import Training, processes
@@ -44,6 +46,12 @@ class Comparison:
         loss_options: Options of every loss made from a spec, such as ``{"label_smoothing": 0.1}``.
         command: The command line that repeats this, for the report.
         training: Precision, accumulation, clipping, and how often runs are kept as they go.
+        analyses: What is asked of every trained model, beyond the metrics; decides no number.
+        keep_models: Keep the trained models in the folder (as analyses do), for later ones.
+        data_by_name: Other data that analyses may ask for by name, for OOD detection.
+        source: How the task was made, for `losslab analyse`: the text after ``--task``, and the
+            options.
+        recipe: The recipe that it was made from: its name, source and claims.
     """
 
     task: Task
@@ -58,6 +66,11 @@ class Comparison:
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     training: Training = field(default_factory=Training)
+    analyses: Sequence[Request] = ()
+    keep_models: bool = False
+    data_by_name: Callable[[str], Data] | None = None
+    source: Mapping[str, Any] | None = None
+    recipe: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         labels = [label for label, _ in self.losses]
@@ -142,6 +155,7 @@ def make_plan(comparison: Comparison) -> Plan:
             "device": torch.device(comparison.device).type,
             "loss_options": dict(comparison.loss_options),
             **({} if task.patience is None else {"patience": task.patience}),
+            **({} if task.attack is None else {"attack": task.attack.settings()}),
             **comparison.training.settings(),
             **({} if processes() == 1 else {"processes": processes()}),
         },
@@ -167,6 +181,9 @@ def make_plan(comparison: Comparison) -> Plan:
         "matched_gradient": comparison.matched_gradient,
         "skipped_controls": skipped,
         "command": comparison.command,
+        "analyses": [str(request) for request in comparison.analyses],
+        "source": comparison.source,
+        "recipe": comparison.recipe,
         **yardsticks(task),
         "runs": by_label,
     }

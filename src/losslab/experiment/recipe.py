@@ -205,11 +205,27 @@ def read_recipe(path_or_name: str | Path, *, data_dir: str | Path | None = None)
     """
     given = data_dir if data_dir is not None else os.environ.get("LOSSLAB_DATA") or None
     place = None if given is None else Path(given).expanduser()
+    text = recipe_file(path_or_name)
+    if kind_of(text) == "comparison":
+        raise InputError(
+            f"{text.name} is a comparison on one task, not a study of many data sets; run it with "
+            f"losslab reproduce {path_or_name}."
+        )
+    return _study(text, place)
+
+
+def recipe_file(path_or_name: str | Path) -> RecipeText:
+    """The text of a TOML file, or of a recipe that comes with losslab."""
     name = str(path_or_name)
     if name.endswith(".toml") or re.search(r"[/\\]", name):
         path = Path(name).expanduser()
-        return _study(parse(str(path), _read(path), path.parent), place)
-    return _study(parse(f"{name}.toml", recipe_toml(name)), place)
+        return parse(str(path), _read(path), path.parent)
+    return parse(f"{name}.toml", recipe_toml(name))
+
+
+def kind_of(text: RecipeText) -> str:
+    """``"study"``, or ``"comparison"`` where the recipe has a task instead of data sets."""
+    return "comparison" if "task" in text.values and "data" not in text.values else "study"
 
 
 def _read(path: Path) -> str:
@@ -224,11 +240,14 @@ def _read(path: Path) -> str:
         ) from None
 
 
-def recipe_names() -> dict[str, str]:
-    """The recipes that come with losslab: title by name."""
-    names = sorted(file.name for file in _folder().iterdir() if file.name.endswith(".toml"))
+def recipe_names(kind: str | None = None) -> dict[str, str]:
+    """The recipes that come with losslab (``"study"``, ``"comparison"``, both): title by name."""
+    files = sorted(file.name for file in _folder().iterdir() if file.name.endswith(".toml"))
+    texts = {name: recipe_file(name) for name in (file.removesuffix(".toml") for file in files)}
     return {
-        name.removesuffix(".toml"): read_recipe(name.removesuffix(".toml")).title for name in names
+        name: str(text.values["title"])
+        for name, text in texts.items()
+        if kind in (None, kind_of(text))
     }
 
 

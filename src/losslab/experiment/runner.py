@@ -8,6 +8,9 @@ Where a model is so small that overhead outweighs arithmetic, the runs of some s
 together, as one computation (`losslab.experiment.batched`), and are on disk before the next begin.
 A run by itself leaves a checkpoint in ``FOLDER/checkpoints`` now and then, and goes on from it.
 
+Where analyses are asked for, a run's model is kept and analysed as soon as its record is written;
+what a folder's finished runs lack of them is caught up on first.
+
 Of several processes (``torchrun``) all train, and the first alone reads, writes and tells.
 """
 
@@ -23,8 +26,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from losslab.analysis.analyse import ANALYSES
 from losslab.errors import InputError
-from losslab.experiment import records
+from losslab.experiment import findings, records
 from losslab.experiment.batched import Member, pays, train_together, why_not
 from losslab.experiment.checkpoint import Checkpoint
 from losslab.experiment.environment import describe_environment
@@ -111,7 +115,19 @@ class RunFinished:
     seconds_left: float
 
 
-Event = Started | RunStarted | EpochDone | TogetherStarted | TogetherEpochDone | RunFinished
+@dataclass(frozen=True)
+class Analysed:
+    """An analysis of a finished run is on disk."""
+
+    total: int
+    label: str
+    seed: int
+    analysis: str
+
+
+Event = (
+    Started | RunStarted | EpochDone | TogetherStarted | TogetherEpochDone | RunFinished | Analysed
+)
 MOST_TOGETHER = 64
 
 
@@ -139,7 +155,7 @@ def run(comparison: Comparison, on_event: Callable[[Event], None] | None = None)
 
         def begin() -> set[str]:
             stack.enter_context(records.working_in(folder))
-            return _begin(plan, folder)
+            return _begin(comparison, plan, folder)
 
         if not machine.alike(list(plan.runs)):
             raise InputError(
@@ -150,8 +166,10 @@ def run(comparison: Comparison, on_event: Callable[[Event], None] | None = None)
         skipped = plan.configuration["skipped_controls"]
         together, apart = _together(comparison, plan, machine)
         tell(Started(folder, len(plan.runs), len(done), skipped, together, apart))
-        if len(done) < len(plan.runs):
+        if len(done) < len(plan.runs) or comparison.analyses:
             try:
+                if machine.first:
+                    _analyse(comparison, plan, folder, done, tell)
                 _make_runs(comparison, plan, folder, done, together, tell, machine)
             except KeyboardInterrupt:
                 finished = [run for run in plan.runs if records.find_record(folder, run)]
@@ -163,16 +181,57 @@ def _silence(event: Event) -> None:
     pass
 
 
-def _begin(plan: Plan, folder: Path) -> set[str]:
-    """Write down what is to be done; the runs that are finished."""
+def _begin(comparison: Comparison, plan: Plan, folder: Path) -> set[str]:
+    """Write down what is to be done; the runs that are finished.
+
+    A run that is to be analysed and whose model was not kept is made again, with the same numbers.
+    """
     _refuse_other_comparison(folder, plan.configuration)
     records.write_json(folder / "comparison.json", plan.configuration)
-    done = {run for run in plan.runs if records.find_record(folder, run) is not None}
+    done = {run for run in plan.runs if _is_done(comparison, folder, run)}
     if len(done) < len(plan.runs):
         (folder / "summary.json").unlink(missing_ok=True)  # it would not be of these runs
     for run in done:  # a kill came between its record and this
         _forget_checkpoint(folder, run)
     return done
+
+
+def _is_done(comparison: Comparison, folder: Path, run: str) -> bool:
+    record = records.find_record(folder, run)
+    if record is None or record["status"] == "diverged":
+        return record is not None
+    lacking = comparison.keep_models or findings.missing(folder, run, comparison.analyses)
+    return not lacking or findings.has_model(folder, run)
+
+
+def _followed(comparison: Comparison) -> tuple[str, ...]:
+    """The splits whose examples are followed over the epochs, for analyses that need that."""
+    need = any(ANALYSES[request.name].trace for request in comparison.analyses)
+    return ("train", "test") if need else ()
+
+
+def _analyse(
+    comparison: Comparison,
+    plan: Plan,
+    folder: Path,
+    runs: Iterable[str],
+    tell: Callable[[Event], None],
+) -> None:
+    """Answer what is asked of finished runs and not yet known."""
+    for run in runs:
+        lacking = findings.missing(folder, run, comparison.analyses)
+        if lacking and findings.has_model(folder, run):
+            arm, seed = plan.runs[run]
+            subject = findings.subject_of(
+                plan.task,
+                arm.make(),
+                *findings.load_model(folder, run, plan.task),
+                seed=seed,
+                device=comparison.device,
+                data_by_name=comparison.data_by_name,
+            )
+            for name in findings.analyse_run(folder, run, subject, lacking):
+                tell(Analysed(len(plan.runs), arm.label, seed, name))
 
 
 def _summarized(folder: Path) -> dict[str, Any]:
@@ -212,7 +271,7 @@ def _make_runs(
         "environment": describe_environment(comparison.device),
     }
     todo = [run for run in plan.runs if run not in done]
-    write = partial(_write, folder, shared, plan, clock, tell)
+    write = partial(_write, comparison, folder, shared, plan, clock, tell)
     if together > 1:
         for start in range(0, len(todo), together):
             runs = todo[start : start + together]
@@ -235,6 +294,7 @@ def _make_runs(
             device=comparison.device,
             progress_callback=report,
             training=comparison.training,
+            follow=_followed(comparison),
             checkpoint=_checkpoint(folder, run, comparison.training.checkpoint_every),
         )
         if machine.first:
@@ -242,6 +302,7 @@ def _make_runs(
 
 
 def _write(
+    comparison: Comparison,
     folder: Path,
     shared: Mapping[str, Any],
     plan: Plan,
@@ -262,11 +323,14 @@ def _write(
         "seed": seed,
         "timing": {**timing, "together": together},
     }
+    if (comparison.keep_models or comparison.analyses) and result.status == "finished":
+        findings.keep_model(folder, run, result)
     records.write_record(folder, {**shared, **own, **result.recorded()}, result.examples)
     _forget_checkpoint(folder, run)
     at = (number, len(plan.runs), arm.label, seed)
     left = clock.after_run()
     tell(RunFinished(*at, result.status, result.reason, result.accuracy, result.seconds, left))
+    _analyse(comparison, plan, folder, [run], tell)
 
 
 def _together(comparison: Comparison, plan: Plan, machine: Machine) -> tuple[int, str | None]:
@@ -315,7 +379,13 @@ def _make_together(
 
     started = _now()
     members = _members(plan, runs)
-    results = train_together(plan.task, members, device=comparison.device, progress_callback=report)
+    results = train_together(
+        plan.task,
+        members,
+        device=comparison.device,
+        progress_callback=report,
+        follow=_followed(comparison),
+    )
     for number, (run, result) in enumerate(zip(runs, results, strict=True), start=first):
         write(number, run, started, result, count)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from losslab.errors import InputError
 from losslab.experiment import records
 from losslab.experiment.across import summarize_across
 from losslab.experiment.store import Store
+from losslab.experiment.summary import PERCENT, SMALLER_IS_BETTER
 
-SMALLER_IS_BETTER = frozenset({"nll", "brier", "ece"})
-_PERCENT = frozenset({"accuracy", "balanced_accuracy", "ece"})
 FEWEST_DATASETS = 2
+Groups = Mapping[tuple[str, str, int], Sequence[Mapping[str, Any]]]
+"""The runs of each data set, loss and seed, in the order of the recipe's rates."""
 
 
 def summarize_study(folder: str | Path) -> dict[str, Any]:
@@ -32,12 +33,12 @@ def summarize_study(folder: str | Path) -> dict[str, Any]:
     metric = recipe["statistics"]["metric"]
     models = {}
     for model in recipe["models"]:
-        scores, used, lacking = scores_of(plan, runs, model)
-        mine = [run for run in runs if run["model"] == model]
+        groups = by_rate(plan, runs, model)
+        scores, used, lacking = scores_of(plan, groups, model)
         models[model] = {
             "missing": lacking,
-            "diverged": _diverged(mine),
-            "rates": _rates_chosen(plan, mine),
+            "diverged": _diverged(run for group in groups.values() for run in group),
+            "rates": _rates_chosen(plan, groups),
             "across": None
             if len(used) < FEWEST_DATASETS
             else summarize_across(
@@ -46,8 +47,8 @@ def summarize_study(folder: str | Path) -> dict[str, Any]:
                 recipe["statistics"]["baseline"],
                 recipe["statistics"]["margin"],
                 datasets=used,
-                unit="points" if metric in _PERCENT else "",
-                scale=100.0 if metric in _PERCENT else 1.0,
+                unit="points" if metric in PERCENT else "",
+                scale=100.0 if metric in PERCENT else 1.0,
             ),
         }
     total = sum(len(cell["runs"]) for cell in plan["cells"])
@@ -80,10 +81,10 @@ def planned_runs(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any
 
 
 def scores_of(
-    plan: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], model: str
+    plan: Mapping[str, Any], groups: Groups, model: str
 ) -> tuple[list[Any], list[str], list[str]]:
     """Test scores (data sets, seeds, losses), larger is better; the data sets, those left out."""
-    recipe, groups = plan["recipe"], _by_rate(plan, runs, model)
+    recipe = plan["recipe"]
     table, used, lacking = [], [], []
     for name in _datasets(plan, model):
         rows = [
@@ -127,10 +128,8 @@ def _score(run: Mapping[str, Any], recipe: Mapping[str, Any]) -> float:
     return -value if metric in SMALLER_IS_BETTER else value
 
 
-def _by_rate(
-    plan: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], model: str
-) -> dict[tuple[str, str, int], list[Mapping[str, Any]]]:
-    """The runs of each data set, loss and seed, in the order of the recipe's rates."""
+def by_rate(plan: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], model: str) -> Groups:
+    """One model's runs by data set, loss and seed."""
     rates = plan["recipe"]["training"]["rates"]
     label_of = {spec: label for label, spec in plan["recipe"]["losses"].items()}
     found: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
@@ -145,7 +144,7 @@ def _datasets(plan: Mapping[str, Any], model: str) -> list[str]:
     return [cell["dataset"] for cell in plan["cells"] if cell["model"] == model]
 
 
-def _diverged(runs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _diverged(runs: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """How many runs of each loss diverged, of those that did."""
     counts: dict[str, int] = {}
     for run in runs:
@@ -154,14 +153,11 @@ def _diverged(runs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return counts
 
 
-def _rates_chosen(
-    plan: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, int]]:
+def _rates_chosen(plan: Mapping[str, Any], groups: Groups) -> dict[str, dict[str, int]]:
     """How often validation chose each learning rate, by loss."""
     recipe = plan["recipe"]
     rates = recipe["training"]["rates"]
     counts = {label: {f"{rate:g}": 0 for rate in rates} for label in recipe["losses"]}
-    if runs:
-        for (_, label, _), group in _by_rate(plan, runs, runs[0]["model"]).items():
-            counts[label][f"{chosen_run(group, recipe)['lr']:g}"] += 1
+    for (_, label, _), group in groups.items():
+        counts[label][f"{chosen_run(group, recipe)['lr']:g}"] += 1
     return counts

@@ -18,13 +18,14 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from losslab.errors import InputError
 from losslab.experiment import records
+from losslab.experiment.findings_summary import summarize_findings
+from losslab.experiment.judge import Judge, Yardstick, mean_and_sd
 from losslab.metrics import METRICS
 
 DEFAULT_MARGINS = {
@@ -38,7 +39,7 @@ DEFAULT_MARGINS = {
 
 SMALLER_IS_BETTER = frozenset({"nll", "brier", "ece"})
 DESCRIPTIVE = frozenset({"margin", "energy"})
-_PERCENT = frozenset({"accuracy", "balanced_accuracy", "ece"})
+PERCENT = frozenset({"accuracy", "balanced_accuracy", "ece"})
 
 Records = Mapping[str, Mapping[int, dict[str, Any]]]
 
@@ -46,7 +47,22 @@ Records = Mapping[str, Mapping[int, dict[str, Any]]]
 def summarize_folder(folder: str | Path) -> dict[str, Any]:
     """The summary of whatever a folder holds so far; writes nothing."""
     comparison, planned = load_planned(folder)
-    return summarize(comparison, planned)
+    return with_findings(summarize(comparison, planned), folder, comparison, planned)
+
+
+def with_findings(
+    summary: dict[str, Any],
+    folder: str | Path,
+    comparison: Mapping[str, Any],
+    planned: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The summary, and under ``analyses`` what was found of the runs, if anything was."""
+    from losslab.experiment.claims import judge_claims
+
+    found = summarize_findings(Path(folder), comparison, planned)
+    claims = judge_claims(Path(folder), comparison, planned)
+    more = {"analyses": found, "claims": claims}
+    return {**summary, **{key: value for key, value in more.items() if value}}
 
 
 def load_planned(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -98,14 +114,14 @@ def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> d
                 label: {seed: _value(of[seed], selection, metric, comparison) for seed in of}
                 for label, of in runs.items()
             }
-            judge = _Judge(comparison, metric, values, broken)
+            judge = Judge(yardstick(comparison, metric), values, broken)
             comparisons[selection][metric] = {
                 **judge.compare({label: baseline for label in losses}),
                 **judge.compare({label: baseline for label in controls.values()}),
             }
             against_control[selection][metric] = judge.compare(controls)
             for label in runs:
-                table[selection][label][metric] = _mean_and_sd(values[label])
+                table[selection][label][metric] = mean_and_sd(values[label])
 
     diverged = {
         label: [seed for seed in of if of[seed]["status"] == "diverged"]
@@ -155,76 +171,9 @@ def _margin(comparison: Mapping[str, Any], metric: str) -> float:
     return chosen if metric == comparison["metric"] else DEFAULT_MARGINS[metric]
 
 
-def _mean_and_sd(values: Mapping[int, float | None]) -> dict[str, Any]:
-    there = [value for value in values.values() if value is not None]
-    return {
-        "mean": statistics.fmean(there) if there else None,
-        "sd": statistics.stdev(there) if len(there) > 1 else None,
-        "n": len(there),
-    }
-
-
-class _Judge:
-    """Pairs and weighs the runs of a metric; ``values[label][seed]`` is None where it has none."""
-
-    def __init__(
-        self,
-        comparison: Mapping[str, Any],
-        metric: str,
-        values: Mapping[str, Mapping[int, float | None]],
-        diverged: Set[tuple[str, int]],
-    ) -> None:
-        self.comparison, self.metric, self.values = comparison, metric, values
-        self.diverged = diverged
-
-    def compare(self, pairs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """For each label and what it is compared with: the comparison, ready for JSON."""
-        from losslab.experiment.statistics import compare_paired
-
-        if not pairs:
-            return {}
-        paired = {label: self._pair(label, other) for label, other in pairs.items()}
-        percent = self.metric in _PERCENT
-        descriptive = self.metric in DESCRIPTIVE
-        answers = compare_paired(
-            {label: list(differences.values()) for label, (differences, _) in paired.items()},
-            margin=1.0 if descriptive else _margin(self.comparison, self.metric),
-            resolution=self.comparison["resolution"].get(self.metric, 0.0),
-            unit="points" if percent else "nats" if self.metric == "nll" else "",
-            scale=100.0 if percent else 1.0,
-        )
-        answered = {}
-        for label, answer in answers.items():
-            entry = {**answer.as_dict(), "left_out": paired[label][1]}
-            if descriptive:
-                entry |= _descriptive(entry)
-            answered[label] = entry
-        return answered
-
-    def _pair(self, label: str, other: str) -> tuple[dict[int, float], list[int]]:
-        """Oriented differences by seed, and the seeds whose runs have no such metric."""
-        differences, left_out = {}, []
-        sign = -1.0 if self.metric in SMALLER_IS_BETTER else 1.0
-        for seed, value in self.values[label].items():
-            if seed not in self.values[other]:
-                continue
-            reference = self.values[other][seed]
-            both = all((which, seed) in self.diverged for which in (label, other))
-            if value is None or reference is None or both:
-                left_out.append(seed)
-            else:
-                differences[seed] = sign * (value - reference)
-        return differences, left_out
-
-
-def _descriptive(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a comparison that would judge, replaced by ones that only describe."""
-    if entry["verdict"] == "refused":
-        return {}
-    shown = "no number" if entry["mean"] is None else f"{entry['mean']:+.2f}"
-    return {
-        "p_equivalence": None,
-        "needed": None,
-        "verdict": "descriptive",
-        "sentence": f"descriptive: {shown} on average; larger is neither better nor worse",
-    }
+def yardstick(comparison: Mapping[str, Any], metric: str) -> Yardstick:
+    """How differences in a metric are judged in a comparison."""
+    better = None if metric in DESCRIPTIVE else metric not in SMALLER_IS_BETTER
+    unit = "points" if metric in PERCENT else "nats" if metric == "nll" else ""
+    margin = 1.0 if better is None else _margin(comparison, metric)
+    return Yardstick(better, unit, margin, comparison["resolution"].get(metric, 0.0))

@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
+from losslab.analysis.attacks import Attack
+from losslab.analysis.ball import as_floats, check_inside, limits_of
 from losslab.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -49,6 +51,8 @@ class Task:
         class_names: One name a class, for the report.
         patience: Stop a run after so many epochs in which the validation split got no better
             (accuracy, then NLL); None runs all epochs. Schedules keep to ``epochs``.
+        attack: What every training batch is changed by, after augmentation, against the model as
+            it stands (`losslab.experiment.adversarial`); None trains on the inputs themselves.
         description: JSON-serialisable facts: source, sizes, preprocessing, model, fingerprint.
 
     Raises:
@@ -85,6 +89,7 @@ class Task:
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     class_names: tuple[str, ...] | None = None
     patience: int | None = None
+    attack: Attack | None = None
     description: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -141,6 +146,7 @@ def _check_fields(task: Task) -> None:
             raise InputError(
                 f"task {task.name!r}: {key} must be a function; got {type(value).__name__}."
             )
+    _check_attack(task)
     if isinstance(task.model, nn.Module):
         raise InputError(
             f"task {task.name!r}: model must be a function that makes a fresh model "
@@ -158,6 +164,22 @@ def _check_fields(task: Task) -> None:
             f"task {task.name!r}: description must be JSON-serialisable ({error}). "
             "Keep to strings, finite numbers, lists and dictionaries."
         ) from None
+
+
+def _check_attack(task: Task) -> None:
+    if task.attack is None:
+        return
+    if not isinstance(task.attack, Attack):
+        raise InputError(
+            f"task {task.name!r}: attack must be a losslab.analysis.attacks.Attack; "
+            f"got {type(task.attack).__name__}."
+        )
+    if task.attack.keep != "last":
+        raise InputError(
+            f"task {task.name!r}: expected an attack with keep='last' to train on; got "
+            f"{task.attack.keep!r}, which stops where the model is first wrong, so that it would "
+            "hardly be attacked at all while it learns."
+        )
 
 
 def _check_split(split: str, dataset: Dataset, task: Task) -> None:
@@ -186,6 +208,15 @@ def _check_split(split: str, dataset: Dataset, task: Task) -> None:
     _check_finite(where, inputs)
     if split == "train":
         _check_every_class(where, targets, task)
+        if task.attack is not None:
+            _check_box(where, inputs, task.attack)
+
+
+def _check_box(where: str, inputs: Tensor, attack: Attack) -> None:
+    try:
+        check_inside(as_floats(inputs), limits_of(attack.box, inputs))
+    except InputError as error:
+        raise InputError(f"{where}, which attack changes: {error}") from None
 
 
 def _check_targets(where: str, targets: Tensor, task: Task) -> None:

@@ -7,6 +7,7 @@ the same augmentation, and their difference is the loss's doing:
 - initial weights: the global generators, set before ``task.model()``;
 - order of the batches: a generator of its own;
 - augmentation: a generator of its own, handed to ``task.augment``;
+- random starts of ``task.attack``: a generator of their own at every step;
 - random transforms inside a dataset, and dropout: the global generators, set anew before each batch
   is fetched and again before it is used, so that a loss that draws numbers itself shifts nothing.
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,11 +29,19 @@ from torch.optim import Optimizer
 
 from losslab import metrics
 from losslab.errors import InputError
+from losslab.experiment.adversarial import attacked
 from losslab.experiment.batches import Batches, Split, derive_seed, own_randomness
 from losslab.experiment.checkpoint import Checkpoint, Position, Progress
 from losslab.experiment.launch import Machine, Objective, Training, machine_for
 from losslab.experiment.task import Task
-from losslab.experiment.watch import Diverged, Epoch, TrainingResult, Watch, check_outputs
+from losslab.experiment.watch import (
+    Diverged,
+    Epoch,
+    TrainingResult,
+    Watch,
+    check_outputs,
+    followed_splits,
+)
 
 PLAIN = Training()
 
@@ -52,6 +61,7 @@ def train(
     stop: Callable[[], bool] | None = None,
     training: Training = PLAIN,
     checkpoint: Checkpoint | None = None,
+    follow: Sequence[str] = (),
 ) -> TrainingResult:
     """Train ``task`` with ``criterion`` from ``seed``, measuring after every epoch.
 
@@ -73,6 +83,8 @@ def train(
         stop: Asked before each batch; when it says yes, `Stopped` is raised.
         training: Precision, accumulation, clipping.
         checkpoint: Where the run is kept as it goes, and goes on from if it is there.
+        follow: Splits of whose every example log-odds and correctness are kept after each epoch, in
+            the data's own order, in the result's ``trace``. It changes nothing else.
 
     Raises:
         InputError: If the model or the loss does not return what it should, the device cannot do
@@ -101,11 +113,15 @@ def train(
         schedulers = [task.lr_scheduler(o, total) for o in optimizers] if task.lr_scheduler else []
         splits = [Split(name, task, device) for name in ("validation", "test")]
         watch = Watch(task.epochs, tuple(split.name for split in splits), task.patience)
+        followed = followed_splits(follow)
+        unmeasured = [Split("train", task, device)] if "train" in followed else []
         # Ranks have other examples of a batch, so they drop out other units.
         dropout = "dropout" if machine.first else f"dropout on rank {machine.rank}"
         dropout_seed = derive_seed(seed, dropout)
+        attack_seed = derive_seed(seed, "attack")
         at = Position()
         run = _described(task, criterion, seed, batches, training)
+        run |= {"follow": followed} if followed else {}
         parts = (model, criterion, optimizers, schedulers, batches, watch, machine)
         progress_so_far = Progress(at, *parts)
         if checkpoint is not None:
@@ -123,6 +139,9 @@ def train(
                         raise Stopped
                     progress = at.step / total
                     set_progress(progress)
+                    if task.attack is not None:
+                        reseed(attack_seed + at.step)
+                        inputs = attacked(task.attack, model, inputs, target, attack_seed + at.step)
                     reseed(dropout_seed + at.step)
                     losses = [
                         _update(
@@ -144,12 +163,17 @@ def train(
                     if checkpoint is not None and checkpoint.due() and machine.first:
                         at.seconds = time.perf_counter() - begun
                         checkpoint.save(run, progress_so_far)
-                reseed(derive_seed(seed, "evaluation"), everything=True)
+                evaluation_seed = derive_seed(seed, "evaluation")
+                reseed(evaluation_seed, everything=True)
+                traced = machine.outputs(model, unmeasured) if unmeasured else {}
+                reseed(evaluation_seed, everything=True)
                 outputs = machine.outputs(model, splits)
                 check_outputs(outputs, epoch)
                 scores = {name: _scores(*output) for name, output in outputs.items()}
                 mean_loss = at.loss_sum / batches.examples
                 measured = watch.note(epoch, at.lr, mean_loss, outputs, scores)
+                traced = traced | outputs
+                watch.follow({name: traced[name] for name in followed})
                 if progress_callback is not None and machine.first:
                     progress_callback(measured)
                 if watch.is_over:
@@ -209,6 +233,7 @@ def _described(
         "batch_size": task.batch_size,
         "examples": batches.examples,
         "training": training.settings(),
+        **({} if task.attack is None else {"attack": task.attack.settings()}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from losslab import metrics
+from losslab.errors import InputError
 from losslab.experiment.records import SELECTIONS
+from losslab.experiment.task import SPLITS
 
 HISTOGRAM_BINS = 50
 Outputs = dict[str, tuple[Tensor, Tensor]]  # a split's logits and targets
 Scores = dict[str, tuple[float, float]]  # a split's accuracy and NLL
+Trace = dict[str, dict[str, Tensor]]  # a split's log-odds and correctness (epochs, examples)
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,10 @@ class TrainingResult:
     """What a run leaves behind, in the record's own shape where the record has one.
 
     ``examples`` are per test example: ``log_odds``, ``margin`` and ``correct`` at the last epoch.
-    Of a diverged run there remain the ``reason``, the ``model`` and the ``curves`` up to its last
-    sound epoch; its three ``results`` are None, and so is everything else.
+    ``trace`` has, for each split that was followed, ``log_odds`` (float32) and ``correct`` of every
+    example after every epoch, ``(epochs, examples)``; None if none was. Of a diverged run there
+    remain the ``reason``, the ``model``, and the ``curves`` and ``trace`` up to its last sound
+    epoch; its three ``results`` are None, and so is everything else.
     """
 
     status: str
@@ -48,6 +54,7 @@ class TrainingResult:
     examples: dict[str, Tensor] | None
     model: nn.Module
     seconds: float
+    trace: Trace | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -68,12 +75,15 @@ class Diverged(ArithmeticError):
 class Watch:
     """Notes down what is measured after every epoch, and keeps what the result will report."""
 
+    state = ("kept", "best", "curves", "followed")  # what a checkpoint must hold of it
+
     def __init__(self, epochs: int, splits: tuple[str, ...], patience: int | None = None) -> None:
         self.epochs, self.patience = epochs, patience
         self.kept: dict[str, tuple[int, Outputs]] = {}
         self.best: dict[str, tuple[float, float]] = {}
         self.curves: dict[str, Any] = {"epoch": [], "lr": [], "train_loss": []}
         self.curves |= {name: {"accuracy": [], "nll": []} for name in splits}
+        self.followed: dict[str, dict[str, list[Tensor]]] = {}
 
     def note(
         self, epoch: int, lr: float, train_loss: float, outputs: Outputs, scores: Scores
@@ -91,6 +101,22 @@ class Watch:
             self.curves[name]["accuracy"].append(accuracy)
             self.curves[name]["nll"].append(nll)
         return Epoch(epoch, self.epochs, lr, train_loss, *scores["validation"], *scores["test"])
+
+    def follow(self, outputs: Outputs) -> None:
+        """Keep what becomes of every single example of these splits."""
+        for name, (logits, target) in outputs.items():
+            logits, target = logits.cpu(), target.cpu()
+            kept = self.followed.setdefault(name, {"log_odds": [], "correct": []})
+            kept["log_odds"].append(metrics.log_odds(logits, target).float())
+            kept["correct"].append(metrics.correct(logits, target))
+
+    @property
+    def trace(self) -> Trace | None:
+        """What `follow` has kept, an epoch a row."""
+        return {
+            name: {kind: torch.stack(rows) for kind, rows in kept.items()}
+            for name, kept in self.followed.items()
+        } or None
 
     @property
     def is_over(self) -> bool:
@@ -124,13 +150,23 @@ class Watch:
             },
             model=model,
             seconds=seconds,
+            trace=self.trace,
         )
 
     def diverged(self, model: nn.Module, reason: str, seconds: float) -> TrainingResult:
         nothing: dict[str, Any] = dict.fromkeys(SELECTIONS)
         return TrainingResult(
-            "diverged", reason, self.curves, nothing, None, None, None, model, seconds
+            "diverged", reason, self.curves, nothing, None, None, None, model, seconds, self.trace
         )
+
+
+def followed_splits(names: Sequence[str]) -> list[str]:
+    """The splits to follow, each once; a mistake in their names is refused."""
+    if isinstance(names, str) or not set(names) <= set(SPLITS):
+        raise InputError(
+            f"Expected follow to be some of {SPLITS}, such as ('train', 'test'), but got {names!r}."
+        )
+    return [name for name in SPLITS if name in names]
 
 
 def check_outputs(outputs: Outputs, epoch: int) -> None:

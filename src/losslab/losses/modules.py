@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -410,6 +411,52 @@ class ComplementObjectiveLoss(_Loss):
     @property
     def steps(self) -> tuple[Step, ...]:
         return (self.loss, self.complement)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return self.loss(input, target)
+
+
+class SmoothedLoss(_Loss):
+    """A loss with label smoothing of its own, as a spec can name it.
+
+    Math: that of ``loss`` with ``label_smoothing=amount``: (1 − ε)·L(y) + (ε/C)·Σ_k L(k).
+
+    Args:
+        loss: a loss or a sum of losses; a copy of it is kept.
+        amount: ε, in [0, 1], in place of the option ``label_smoothing`` that the loss may have.
+
+    For losses that are compared with and without smoothing; elsewhere the option
+    ``label_smoothing`` does the same.
+
+    Example:
+        >>> import torch, losslab
+        >>> loss = losslab.loss("smoothed(cross_entropy, amount=0.1)")
+        >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+        tensor(0.2269)
+
+    Source: Szegedy et al. 2016; for bonuses Zhao et al. 2022, table 8.
+    """
+
+    def __init__(self, loss: _Loss, *, amount: float = 0.1) -> None:
+        super().__init__()
+        r.check_label_smoothing(amount)
+        parts = [term for _, term in _terms(loss)]
+        if not all(isinstance(part, ClassificationLoss) for part in parts):
+            raise InputError(
+                "smoothed takes a loss or a sum of losses, such as EncouragingLoss(); got "
+                f"{getattr(loss, 'spec', repr(loss))}. Put smoothed inside the other wrapper."
+            )
+        self.loss = copy.deepcopy(loss)
+        self.amount = float(amount)
+        for _, part in _terms(self.loss):
+            part.label_smoothing = self.amount
+
+    @property
+    def spec(self) -> str:  # type: ignore[override]
+        return f"smoothed({self.loss.spec}, amount={exact(self.amount)})"
+
+    def set_progress(self, progress: float) -> None:
+        self.loss.set_progress(progress)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return self.loss(input, target)

@@ -32,6 +32,7 @@ _SCHEDULES: dict[str, Callable[..., Any]] = {
 _WRAPPERS: dict[str, Callable[..., Any]] = {
     "one_vs_rest": modules.OneVsRestLoss,
     "complement_objective": modules.ComplementObjectiveLoss,
+    "smoothed": modules.SmoothedLoss,
     "additive_margin": lambda loss, **k: margins.AdjustedLoss(margins.AdditiveMargin(**k), loss),
     "ldam": lambda loss, **k: margins.AdjustedLoss(margins.LDAMMargin(**k), loss),
     "logit_adjustment": lambda loss, **k: margins.AdjustedLoss(margins.LogitAdjustment(**k), loss),
@@ -39,6 +40,7 @@ _WRAPPERS: dict[str, Callable[..., Any]] = {
 _WRAPPED: dict[str, Any] = {
     "one_vs_rest": modules.OneVsRestLoss.__init__,
     "complement_objective": modules.ComplementObjectiveLoss.__init__,
+    "smoothed": modules.SmoothedLoss.__init__,
     "additive_margin": margins.AdditiveMargin.__init__,
     "ldam": margins.LDAMMargin.__init__,
     "logit_adjustment": margins.LogitAdjustment.__init__,
@@ -51,8 +53,8 @@ def loss(spec: str, **options: Any) -> nn.Module:
 
     Args:
         spec: a name or alias with parameters, sums and multiples of such, or one wrapped by
-            ``one_vs_rest``, ``complement_objective``, ``additive_margin``, ``ldam`` or
-            ``logit_adjustment``. ``losslab losses`` lists them. A schedule in
+            ``one_vs_rest``, ``complement_objective``, ``smoothed``, ``additive_margin``, ``ldam``
+            or ``logit_adjustment``. ``losslab losses`` lists them. A schedule in
             the spec moves when the training loop calls the module's ``set_progress``.
         options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``,
             ``zero_if_empty``, as in ``nn.CrossEntropyLoss``.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.experiment.records import read_json
-from losslab.experiment.summary import load_planned, summarize
+from losslab.experiment.summary import load_planned, summarize, with_findings
 from losslab.report.verdicts import what_changed_most
 
 Json = dict[str, Any]
@@ -100,6 +100,7 @@ def read_folder(path: Path) -> RunFolder:
     """
     configuration, records = load_planned(path)
     summary = _stored(Path(path) / "summary.json", configuration, records)
+    summary = with_findings(summary, path, configuration, records)
     return RunFolder(Path(path), configuration, tuple(records), summary)
 
 

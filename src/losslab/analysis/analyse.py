@@ -1,0 +1,201 @@
+"""All analyses of one trained model, by name.
+
+Each takes a `Subject` (the model with what it learned from) and options, and returns a `Finding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from losslab.analysis import from_logits, from_model
+from losslab.analysis.finding import Finding
+from losslab.analysis.request import Request, read_request, refuse_unknown_options
+from losslab.analysis.subject import Subject
+from losslab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a value is.
+
+    Args:
+        better: Whether a larger (True) or a smaller (False) one is better; None: neither, so that
+            differences are described and not judged.
+        unit: ``"points"`` for shares, which are kept in [0, 1] and shown in percent; ``"nats"``;
+            or nothing.
+        margin: The largest difference not worth having.
+    """
+
+    better: bool | None = None
+    unit: str = ""
+    margin: float = 1.0
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """An analysis that can be asked for by name.
+
+    Args:
+        name: Its name.
+        about: One line for ``--help``.
+        measure: ``measure(subject, **options)``.
+        quantities: What its values are, by the beginning of their names; all others are numbers of
+            which neither a larger nor a smaller one is better.
+        unnamed: Options that may stand without their name, in order.
+        trace: Whether it needs log-odds recorded while training.
+    """
+
+    name: str
+    about: str
+    measure: Callable[..., Finding]
+    quantities: Mapping[str, Quantity] = field(default_factory=dict)
+    unnamed: tuple[str, ...] = ()
+    trace: bool = False
+
+    def quantity(self, value: str) -> Quantity:
+        """What the value of that name is."""
+        starts = [s for s in self.quantities if value == s or value.startswith(f"{s}.")]
+        return self.quantities[max(starts, key=len)] if starts else Quantity()
+
+
+def request(text: str) -> Request:
+    """The request that a line of text makes, checked against the analyses that there are.
+
+    Raises:
+        InputError: For a name or an option that does not exist.
+
+    Example:
+        >>> request("ood(fashion-mnist)").options
+        {'out': 'fashion-mnist'}
+    """
+    asked = read_request(text, {name: known.unnamed for name, known in ANALYSES.items()})
+    refuse_unknown_options(asked, ANALYSES[asked.name].measure, given=1)
+    return asked
+
+
+def analyse(subject: Subject, asked: Request) -> Finding:
+    """Answer one request.
+
+    Raises:
+        InputError: If the model, the data or the options do not allow it; the analysis is named.
+    """
+    try:
+        return ANALYSES[asked.name].measure(subject, **asked.options)
+    except InputError as error:
+        raise InputError(f"{asked.name}: {error}") from None
+
+
+_RATE = Quantity(None, "points")
+_RATE_UP = Quantity(True, "points", 0.005)
+_RATE_DOWN = Quantity(False, "points", 0.005)
+_NATS_DOWN = Quantity(False, "nats", 0.01)
+_BRIER_DOWN = Quantity(False, "", 0.005)
+_ERRORS = {
+    name: _RATE_DOWN for name in ("ece", "adaptive_ece", "rms_ce", "max_ce", "classwise_ece")
+} | {"brier": _BRIER_DOWN, "nll": _NATS_DOWN}
+
+ANALYSES = {
+    known.name: known
+    for known in (
+        Analysis(
+            "margins",
+            "distribution of the margin, in logits and log-odds",
+            from_logits.margins,
+            {"logits.negative": _RATE, "log_odds.negative": _RATE},
+            unnamed=("split",),
+        ),
+        Analysis(
+            "energies",
+            "energy of the true class and of the others, by class",
+            from_logits.energies,
+            unnamed=("split",),
+        ),
+        Analysis(
+            "gradients",
+            "which examples carry the gradient, by confidence",
+            from_logits.gradients,
+            {"right": _RATE},
+            unnamed=("split",),
+        ),
+        Analysis(
+            "calibration",
+            "ECE, Brier, NLL; before and after temperature scaling",
+            from_logits.calibration,
+            _ERRORS
+            | {f"scaled.{name}": quantity for name, quantity in _ERRORS.items()}
+            | dict.fromkeys(
+                (
+                    f"brier.{part}"
+                    for part in (
+                        "resolution",
+                        "uncertainty",
+                        "within_variance",
+                        "within_covariance",
+                    )
+                ),
+                Quantity(),
+            ),
+        ),
+        Analysis(
+            "generalisation",
+            "the gap between training and test examples",
+            from_logits.generalisation,
+            {
+                "train.accuracy": _RATE,
+                "test.accuracy": _RATE_UP,
+                "test.nll": _NATS_DOWN,
+                "gap.accuracy": _RATE,
+            },
+        ),
+        Analysis(
+            "ood",
+            "telling test examples from others: ood(fashion-mnist)",
+            from_logits.ood,
+            {
+                "auroc": _RATE_UP,
+                "fpr95": _RATE_DOWN,
+                "aupr_in": _RATE_UP,
+                "aupr_out": _RATE_UP,
+            },
+            unnamed=("out", "examples"),
+        ),
+        Analysis(
+            "robustness",
+            "accuracy under attack, and signs of gradient masking",
+            from_model.robustness,
+            {"accuracy": _RATE_UP, "worst": _RATE_UP, "zero_gradient": _RATE},
+            unnamed=("epsilons",),
+        ),
+        Analysis(
+            "representation",
+            "retrained output layer and linear probe on the features",
+            from_model.representation,
+            {
+                f"{part}.{name}": quantity
+                for part in ("retrained", "probe")
+                for name, quantity in (
+                    ("accuracy", _RATE_UP),
+                    ("accuracy_before", _RATE_UP),
+                    ("train_accuracy", _RATE),
+                    ("nll", _NATS_DOWN),
+                )
+            },
+        ),
+        Analysis(
+            "curvature",
+            "Hessian, gradient noise and Tr(HΣ) at the weights",
+            from_model.curvature,
+            unnamed=("loss",),
+        ),
+        Analysis(
+            "dynamics",
+            "what was learned and forgotten (losslab compare only)",
+            from_model.dynamics,
+            {"train": _RATE, "test": _RATE, "gap.accuracy": _RATE, "test.accuracy": _RATE_UP},
+            trace=True,
+        ),
+    )
+}
+QUICK = ("margins", "energies", "gradients", "calibration", "generalisation")
+"""The analyses that take no longer than a look at the data."""

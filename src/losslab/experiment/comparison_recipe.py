@@ -1,0 +1,301 @@
+"""A comparison as a recipe: a task, losses, analyses, and what a paper claims of them, in TOML.
+
+    recipe = read_comparison("zh-t4", size="small", data_dir="data")
+    comparison = recipe.comparison(out="zh-t4")          for `losslab.experiment.run`
+
+A recipe has *sizes*: tables of changes to it, such as the paper's full setting and one that ends in
+minutes on a CPU. docs/recipes.md describes every key.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from losslab.analysis.analyse import request
+from losslab.analysis.request import Request
+from losslab.errors import InputError, nearest
+from losslab.experiment.claims import Claim
+from losslab.experiment.findings import data_from, source_of
+from losslab.experiment.plan import Comparison
+from losslab.experiment.recipe import recipe_file
+from losslab.experiment.recipe_lines import KeyPath
+from losslab.experiment.recipe_parts import read_losses, read_seeds
+from losslab.experiment.recipe_text import RecipeText, Section
+from losslab.experiment.records import SELECTIONS
+from losslab.experiment.summary import DEFAULT_MARGINS
+from losslab.experiment.task import Task
+from losslab.experiment.tasks import TaskOptions, build_task
+from losslab.metrics import METRICS
+
+FIRST = "small"
+_TOP = ("name", "title", "source", "differs", "seeds", "task", "losses", "analyses", "decision",
+        "claims", "sizes")  # fmt: skip
+_TASK = ("name", "adversarial", *(field.name for field in fields(TaskOptions)))
+_CLAIM = ("text", "loss", "against", "value", "against_value", "expected", "published")
+
+
+@dataclass(frozen=True)
+class ComparisonRecipe:
+    """A recipe, read and checked. Made by `read_comparison`.
+
+    Args:
+        name, title, source: What it is called, what it is, where it comes from.
+        size: Which of its sizes this is.
+        differs: What is not as in the source.
+        seeds: One run of each loss a seed.
+        task: What is written after ``--task``.
+        options: Changes to the task.
+        adversarial: The attack of adversarial training, such as ``pgd(0.3)``.
+        losses: Spec by label; the first is the baseline.
+        analyses: What is measured of every model.
+        metric, selection, margin: What the headline verdict is about.
+        claims: What the source says.
+        text: The recipe's own words.
+    """
+
+    name: str
+    title: str
+    source: str
+    size: str
+    differs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    task: str
+    options: TaskOptions
+    adversarial: str | None
+    losses: dict[str, str]
+    analyses: tuple[Request, ...]
+    metric: str
+    selection: str
+    margin: float | None
+    claims: tuple[Claim, ...]
+    text: RecipeText
+
+    def comparison(self, out: str | Path, *, device: str = "cpu", command: str = "") -> Comparison:
+        """The comparison to run.
+
+        Raises:
+            InputError: If the data are not there.
+        """
+        return Comparison(
+            task=self._task(),
+            losses=list(self.losses.items()),
+            out=out,
+            seeds=self.seeds,
+            metric=self.metric,
+            selection=self.selection,
+            margin=self.margin,
+            device=device,
+            command=command,
+            analyses=self.analyses,
+            data_by_name=data_from(self.options.data_dir),
+            source=source_of(self.task, self.options),
+            recipe={
+                "name": self.name,
+                "title": self.title,
+                "source": self.source,
+                "size": self.size,
+                "differs": list(self.differs),
+                "claims": [asdict(claim) for claim in self.claims],
+            },
+        )
+
+    def _task(self) -> Task:
+        task = build_task(self.task, self.options)
+        if self.adversarial is None:
+            return task
+        from losslab.experiment.adversarial import trained_against
+
+        return trained_against(task, self.adversarial)
+
+
+def read_comparison(
+    path_or_name: str | Path,
+    *,
+    size: str | None = None,
+    data_dir: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> ComparisonRecipe:
+    """The comparison of a TOML file, or of a recipe that comes with losslab.
+
+    Args:
+        path_or_name: ``my-comparison.toml``, or a name that `recipe_names` lists.
+        size: Which of its sizes; ``small`` if it has that one, else its first.
+        data_dir: Where data are read from; None takes the environment's ``LOSSLAB_DATA``.
+        changes: Values to change, by key, as ``--set`` does.
+
+    Raises:
+        InputError: With file and line, for whatever is wrong.
+
+    Example:
+        >>> read_comparison("zh-t4").losses["EL"]
+        'encouraging(log_end=1)'
+    """
+    text = recipe_file(path_or_name)
+    if "data" in text.values:
+        raise InputError(f"{text.name} is a study; run it with losslab study.")
+    text, size = _sized(text, size)
+    if changes:
+        text = text.changed(changes)
+    given = data_dir if data_dir is not None else os.environ.get("LOSSLAB_DATA") or None
+    top = text.section(_TOP)
+    name = top.string("name")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise top.wrong("name", "letters, digits, '-', '_' and '.' (it names folders)", name)
+    losses = read_losses(top)
+    analyses = _read_analyses(top)
+    task, options, adversarial = _read_task(top, given)
+    metric, selection, margin = _read_decision(top)
+    return ComparisonRecipe(
+        name=name,
+        title=top.string("title"),
+        source=top.string("source", ""),
+        size=size,
+        differs=tuple(top.each("differs", [], str, "text in quotes")),
+        seeds=read_seeds(top),
+        task=task,
+        options=options,
+        adversarial=adversarial,
+        losses=losses,
+        analyses=analyses,
+        metric=metric,
+        selection=selection,
+        margin=margin,
+        claims=_read_claims(top, losses, analyses),
+        text=text,
+    )
+
+
+def _sized(text: RecipeText, size: str | None) -> tuple[RecipeText, str]:
+    """The recipe with the changes of one of its sizes made, each where it was written."""
+    sizes = text.section(_TOP).inner("sizes", (), required=False)
+    known = list(sizes.values) if sizes else []
+    if not known:
+        if size is not None:
+            raise InputError(f"{text.name} has no sizes, so --size {size} says nothing.")
+        return text, ""
+    chosen = size or (FIRST if FIRST in known else known[0])
+    if chosen not in known:
+        raise InputError(
+            f"{text.name} has no size {chosen!r}.{nearest(chosen, known)} Its sizes: "
+            f"{', '.join(known)}."
+        )
+    assert sizes is not None
+    section = sizes.inner(chosen, ())
+    assert section is not None
+    values, lines = copy.deepcopy(text.values), dict(text.lines)
+    for path, value in _leaves(section.values):
+        where: dict[Any, Any] = values
+        for part in path[:-1]:
+            where = where.setdefault(part, {})
+        where[path[-1]] = value
+        for at, line in text.lines.items():
+            if at[: 2 + len(path)] == ("sizes", chosen, *path):
+                lines[at[2:]] = line
+    return replace(text, values=values, lines=lines), chosen
+
+
+def _leaves(values: Mapping[str, Any], before: KeyPath = ()) -> list[tuple[KeyPath, Any]]:
+    found: list[tuple[KeyPath, Any]] = []
+    for key, value in values.items():
+        path = (*before, key)
+        found += _leaves(value, path) if isinstance(value, Mapping) else [(path, value)]
+    return found
+
+
+def _read_task(top: Section, data_dir: str | Path | None) -> tuple[str, TaskOptions, str | None]:
+    """[task]"""
+    section = top.table("task", _TASK)
+    given = {key: value for key, value in section.values.items() if key in _TASK[2:]}
+    try:
+        options = TaskOptions(**{**given, "data_dir": given.get("data_dir", data_dir)})
+    except InputError as error:
+        raise section.error(None, str(error)) from None
+    adversarial = section.string("adversarial", None) if "adversarial" in section.values else None
+    return section.string("name"), options, adversarial
+
+
+def _read_analyses(top: Section) -> tuple[Request, ...]:
+    """analyses = ["calibration", "ood(fashion-mnist)"]"""
+    texts = top.each("analyses", [], str, "text such as 'ood(fashion-mnist)'")
+    found = []
+    for place, text in enumerate(texts):
+        try:
+            found.append(request(text))
+        except InputError as error:
+            raise top.error("analyses", str(error), place) from None
+    return tuple(found)
+
+
+def _read_decision(top: Section) -> tuple[str, str, float | None]:
+    """[decision], which may be left out."""
+    section = top.inner("decision", ("metric", "selection", "margin"), required=False)
+    if section is None:
+        return "accuracy", "last", None
+    margin = None
+    if "margin" in section.values:
+        margin = section.number("margin", fits=lambda x: x > 0, expected="a number above 0")
+    return (
+        section.string("metric", "accuracy", tuple(DEFAULT_MARGINS)),
+        section.string("selection", "last", SELECTIONS),
+        margin,
+    )
+
+
+def _read_claims(
+    top: Section, losses: Mapping[str, str], analyses: tuple[Request, ...]
+) -> tuple[Claim, ...]:
+    """[[claims]], each a sentence of the source that two values decide."""
+    tables = top.each("claims", [], dict, "a table, [[claims]]")
+    claims = []
+    for place in range(len(tables)):
+        section = Section(top.text, ("claims", place), tables[place], _CLAIM)
+        labels = tuple(losses)
+        loss = section.string("loss", choices=labels)
+        value = _value(section, "value", section.string("value"), analyses)
+        other = value
+        if "against_value" in section.values:
+            written = section.string("against_value")
+            other = _value(section, "against_value", written, analyses)
+        published = section.value("published", None, dict, "a table of numbers by label")
+        claims.append(
+            Claim(
+                text=section.string("text"),
+                loss=loss,
+                against=section.string("against", labels[0], labels),
+                value=value,
+                against_value=other,
+                expected=section.string("expected", choices=("larger", "smaller")),
+                published=dict(published or {}),
+            )
+        )
+    return tuple(claims)
+
+
+def _value(section: Section, key: str, name: str, analyses: tuple[Request, ...]) -> str:
+    """A claim's value in its canonical spelling."""
+    analysis, slash, value = name.rpartition("/")
+    if not slash:
+        if name in METRICS:
+            return name
+        raise section.error(
+            key,
+            f"expected {key} to be a metric ({', '.join(METRICS)}) or ANALYSIS/VALUE; got {name!r}."
+            f"{nearest(name, METRICS)}",
+        )
+    try:
+        asked = request(analysis)
+    except InputError as error:
+        raise section.error(key, str(error)) from None
+    if asked not in analyses:
+        raise section.error(
+            key,
+            f"{name!r} asks for the analysis {analysis!r}, which is not among analyses: "
+            f"{', '.join(map(str, analyses)) or 'there are none'}.",
+        )
+    return f"{asked}/{value}"
