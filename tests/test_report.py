@@ -311,6 +311,7 @@ def test_page_is_well_formed_and_its_references_resolve(shown: Page) -> None:
         wanted |= set(attributes.get("aria-labelledby", "").split())
         wanted |= {attributes["href"][1:]} if attributes.get("href", "")[:1] == "#" else set()
     assert len(wanted) > 50 and wanted <= set(ids)
+    assert "analyses" not in ids  # nothing was analysed
 
 
 def test_page_asks_for_nothing_from_elsewhere(shown: Page) -> None:

@@ -89,6 +89,7 @@ def analyse(subject: Subject, asked: Request) -> Finding:
 _RATE = Quantity(None, "points")
 _RATE_UP = Quantity(True, "points", 0.005)
 _RATE_DOWN = Quantity(False, "points", 0.005)
+_NATS = Quantity(None, "nats")
 _NATS_DOWN = Quantity(False, "nats", 0.01)
 _BRIER_DOWN = Quantity(False, "", 0.005)
 _ERRORS = {
@@ -145,7 +146,9 @@ ANALYSES = {
                 "train.accuracy": _RATE,
                 "test.accuracy": _RATE_UP,
                 "test.nll": _NATS_DOWN,
+                "train.nll": _NATS,
                 "gap.accuracy": _RATE,
+                "gap.nll": _NATS,
             },
         ),
         Analysis(
@@ -192,7 +195,13 @@ ANALYSES = {
             "dynamics",
             "what was learned and forgotten (losslab compare only)",
             from_model.dynamics,
-            {"train": _RATE, "test": _RATE, "gap.accuracy": _RATE, "test.accuracy": _RATE_UP},
+            {
+                "train": _RATE,
+                "test": _RATE,
+                "test.accuracy": _RATE_UP,
+                "gap.accuracy": _RATE,
+                "gap.nll": _NATS,
+            },
             trace=True,
         ),
     )

@@ -67,7 +67,7 @@ def representation(
 
 
 def curvature(
-    subject: Subject, loss: str | None = None, examples: int = 1000, probes: int = 100
+    subject: Subject, loss: str | None = None, examples: int = 500, probes: int = 30
 ) -> Finding:
     """The training loss's curvature and noise at the weights, or another loss's there."""
     import losslab

@@ -1,27 +1,34 @@
 """What a comparison leaves for people: a table in the terminal and one HTML file.
 
-`write_report` draws the page from a run folder, `print_table` prints a summary; the figures are in
-`losslab.report.figures`. Names are loaded when first used, since matplotlib takes its time.
+`write_report` draws the page from a run folder, `print_table` prints a summary; `print_findings`,
+`print_one_model` and `write_findings` show what analyses found. The figures are in
+`losslab.report.figures` and `losslab.report.analysis_figures`. Names are loaded when first used,
+since matplotlib takes its time.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from losslab.report.analysis_model import write_findings
+    from losslab.report.analysis_terminal import print_findings, print_one_model
     from losslab.report.html import write_report
     from losslab.report.terminal import print_table
 
-__all__ = ["print_table", "write_report"]
+__all__ = ["print_findings", "print_one_model", "print_table", "write_findings", "write_report"]
+
+_HOMES = {
+    "print_findings": "analysis_terminal",
+    "print_one_model": "analysis_terminal",
+    "print_table": "terminal",
+    "write_findings": "analysis_model",
+    "write_report": "html",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "write_report":
-        from losslab.report.html import write_report
-
-        return write_report
-    if name == "print_table":
-        from losslab.report.terminal import print_table
-
-        return print_table
+    if name in _HOMES:
+        return getattr(import_module(f"losslab.report.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,7 +40,7 @@ class Chart:
     note: str = ""
 
 
-def _chart(
+def make_chart(
     name: str,
     title: str,
     caption: str,
@@ -94,7 +94,7 @@ def forest(
         margin = row.scale * float(folder.summary["margin"])
         return figures.forest(rows, margin=margin, xlabel=text, looks=looks, width=width)
 
-    return _chart(name, "Paired differences", caption, draw, seen=f"Forest plot: {seen}")
+    return make_chart(name, "Paired differences", caption, draw, seen=f"Forest plot: {seen}")
 
 
 def _forest_row(folder: RunFolder, label: str) -> figures.ForestRow:
@@ -129,7 +129,7 @@ def learning_curves(folder: RunFolder, looks: Looks) -> Chart | None:
     panels = pooled.learning_curves({label: folder.of(label) for label in folder.losses})
     if not panels:
         return None
-    return _chart(
+    return make_chart(
         "curves",
         "Learning curves",
         "Lines are means over the finished seeds, bands the mean ± one standard deviation; a "
@@ -146,7 +146,7 @@ def margin_histograms(folder: RunFolder, looks: Looks) -> Chart | None:
     histograms = {label: histogram for label, histogram in pairs if histogram is not None}
     if not histograms:
         return None
-    return _chart(
+    return make_chart(
         "margins",
         "Margins on the test set",
         "How far the true class's logit is above the best other one, at the last epoch, all seeds "
@@ -165,7 +165,7 @@ def reliability_diagrams(folder: RunFolder, looks: Looks) -> Chart | None:
     bins = {label: reliability for label, reliability in pairs if reliability is not None}
     if not bins:
         return None
-    return _chart(
+    return make_chart(
         "reliability",
         "Reliability",
         "Accuracy against confidence on the test set at the last epoch, all seeds together: below "
@@ -188,7 +188,7 @@ def loss_shapes(folder: RunFolder, looks: Looks) -> Chart:
     )
     if not curves:
         return Chart("shapes", title, caption, note=note)
-    return _chart(
+    return make_chart(
         "shapes",
         title,
         caption,

@@ -45,12 +45,14 @@ Array = NDArray[np.float64]
 class Curves:
     """One panel of learning curves: for each label, (epochs, values of shape seeds × epochs).
 
-    ``log`` allows a logarithmic scale, which is taken where the values span much.
+    ``log`` allows a logarithmic scale, which is taken where the values span much; bands end at
+    ``bounds``, beyond which there are no values.
     """
 
     title: str
     runs: Mapping[str, tuple[Array, Array]]
     log: bool = False
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def learning_curves(panels: Sequence[Curves], *, looks: Looks, width: float = WI
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             for label, (epochs, values) in panel.runs.items():
-                _draw_curve(axes, label, epochs, values, looks[label], len(panel.runs))
+                _draw_curve(axes, label, epochs, values, looks[label], panel)
             _fit_to_late(axes, panel)
         add_legend(made.figure, labels, looks, width)
     return made.figure
@@ -99,7 +101,7 @@ def mean_and_sd(values: Array) -> tuple[Array, Array]:
 
 
 def _draw_curve(
-    axes: Axes, label: str, epochs: Array, values: Array, style: Style, among: int
+    axes: Axes, label: str, epochs: Array, values: Array, style: Style, panel: Curves
 ) -> None:
     mean, sd = mean_and_sd(values)
     axes.plot(
@@ -115,11 +117,12 @@ def _draw_curve(
     )
     if np.isfinite(sd).any():
         band: dict[str, Any] = {
-            "alpha": 0.15 if among < 7 else 0.07,
+            "alpha": 0.15 if len(panel.runs) < 7 else 0.07,
             "linewidth": 0,
             "label": label,
         }
-        axes.fill_between(epochs, mean - sd, mean + sd, color=style.color, **band)
+        low, high = (np.clip(end, *panel.bounds) for end in (mean - sd, mean + sd))
+        axes.fill_between(epochs, low, high, color=style.color, **band)
 
 
 def _fit_to_late(axes: Axes, panel: Curves) -> None:
@@ -129,7 +132,7 @@ def _fit_to_late(axes: Axes, panel: Curves) -> None:
         mean, sd = mean_and_sd(values)
         late = epochs >= epochs.min() + (epochs.max() - epochs.min()) / 3
         spread = np.nan_to_num(sd)[late]
-        ends += [*(mean[late] - spread), *(mean[late] + spread)]
+        ends += [*np.clip(np.r_[mean[late] - spread, mean[late] + spread], *panel.bounds)]
     ends = [end for end in ends if math.isfinite(end)]
     if panel.log and min(ends) > 0 and max(ends) > 20 * min(ends):
         axes.set_yscale("log")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from losslab.experiment.records import write_atomically
 from losslab.report import charts, page
+from losslab.report.analysis_sections import sections
+from losslab.report.claims import claim_rows
 from losslab.report.folder import RunFolder, read_folder
 from losslab.report.notices import notices
 from losslab.report.numbers import NONE, SELECTIONS
@@ -44,13 +47,25 @@ def write_report(folder: Path, *, out: Path | None = None) -> Path:
 
 def render(folder: RunFolder) -> str:
     """The page as text."""
+    looks = styles(folder.labels, folder.controls)
+    return fill("report.html", **_words(folder), **_drawings(folder, looks))
+
+
+def fill(template: str, **given: Any) -> str:
+    """A template of this folder, filled; what is given is escaped where it is not markup."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
-    source = resources.files("losslab.report").joinpath("report.html").read_text(encoding="utf-8")
-    looks = styles(folder.labels, folder.controls)
-    return environment.from_string(source).render(**_words(folder), **_drawings(folder, looks))
+    return environment.get_template(template).render(given)
+
+
+def _source(name: str) -> str:
+    return resources.files("losslab.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def breakable(label: str) -> Markup:
@@ -63,11 +78,15 @@ def _words(folder: RunFolder) -> dict[str, Any]:
     cards = page.cards(folder)
     return {
         "folder": folder,
+        "baseline": folder.baseline,
+        "control_labels": tuple(folder.controls),
         "dash": NONE,
         "title": page.title(folder),
         "headline": page.headline(cards),
         "facts": page.facts(folder),
         "cards": cards,
+        "claims": claim_rows(folder.summary),
+        "recipe": folder.configuration.get("recipe") or {},
         "notices": notices(folder),
         "margin": page.margin_text(folder),
         "results": page.results(folder),
@@ -86,8 +105,14 @@ def _words(folder: RunFolder) -> dict[str, Any]:
 def _drawings(folder: RunFolder, looks: dict[str, Style]) -> dict[str, Any]:
     pairs = [label for control, of in folder.controls.items() for label in (of, control)]
     return {
-        "swatches": {label: Markup(swatch(style)) for label, style in looks.items()},
+        "swatches": swatches(looks),
         "forest": charts.forest(folder, looks, folder.ordered),
         "charts": charts.all_charts(folder, looks),
         "controls_chart": charts.forest(folder, looks, pairs, name="paired-controls"),
+        "analyses": sections(folder, looks),
     }
+
+
+def swatches(looks: Mapping[str, Style]) -> dict[str, Markup]:
+    """The small picture of each label's line."""
+    return {label: Markup(swatch(style)) for label, style in looks.items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from losslab.report.analysis_flags import folded
 from losslab.report.folder import RunFolder, comparisons_of
 from losslab.report.numbers import listing, metric, size_text, value_text
 
@@ -25,7 +26,12 @@ def notices(folder: RunFolder) -> list[Notice]:
         for record in folder.records
         if record["status"] == "diverged" and record.get("reason")
     }
-    return [*summary_notices(folder.summary, reasons), *_mixed(folder)]
+    return [
+        *summary_notices(folder.summary, reasons),
+        *_mixed(folder),
+        *_unanalysed(folder),
+        *_flagged(folder.summary),
+    ]
 
 
 def summary_notices(
@@ -151,4 +157,37 @@ def _mixed(folder: RunFolder) -> Iterable[Notice]:
         yield Notice(
             "mixed environment",
             f"The runs differ in {'; '.join(parts)}: that alone may change results.",
+        )
+
+
+def _unanalysed(folder: RunFolder) -> Iterable[Notice]:
+    """Finished runs of which an analysis knows nothing: their pairs are left out of it."""
+    groups: dict[str, list[str]] = {}
+    for request, entry in folder.summary.get("analyses", {}).items():
+        counts = {label: (entry["runs"].get(label, 0), len(folder.of(label))) for label in
+                  folder.labels}  # fmt: skip
+        lacking = [
+            f"{there} of {count} runs of {label}"
+            for label, (there, count) in counts.items()
+            if there < count
+        ]
+        if lacking:
+            groups.setdefault(listing(lacking), []).append(request)
+    for runs, requests in groups.items():
+        yield Notice(
+            "not analysed",
+            f"{listing(requests)} looked at only {runs}; pairs without are left out there. "
+            "losslab analyse looks at the others.",
+        )
+
+
+def _flagged(summary: Mapping[str, Any]) -> Iterable[Notice]:
+    """That analyses have warnings, which stand in full beside their numbers."""
+    analyses = summary.get("analyses", {})
+    counts = {request: len(folded(entry["flags"])) for request, entry in analyses.items()}
+    told = [f"{request} ({count})" for request, count in counts.items() if count]
+    if told:
+        yield Notice(
+            "analyses",
+            f"{listing(told)} came with warnings, which stand beside their numbers below.",
         )

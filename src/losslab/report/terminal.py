@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from losslab.report.analysis_terminal import print_analyses
+from losslab.report.claims import print_claims
 from losslab.report.folder import comparisons_of
 from losslab.report.notices import summary_notices
 from losslab.report.numbers import (
@@ -23,18 +25,15 @@ from losslab.report.numbers import (
     metric,
     p_text,
 )
+from losslab.report.printing import Printer
 from losslab.report.verdicts import verdict, what_changed_most
-
-_ASCII = str.maketrans(
-    {"\u00a0": " ", "–": "-", "−": "-", "±": "+-", "≈": "~", "…": "...", "×": "x", "’": "'"}
-)
 
 
 def print_table(
     summary: Mapping[str, Any], console: Console, *, report: Path | str | None = None
 ) -> None:
     """Prints each loss's verdict, difference, p-value and accuracy; then what else got better or
-    worse, warnings, and where the report lies.
+    worse, what analyses found, warnings, and where the report lies.
 
     Colours and rules are left out where the output is not a terminal, symbols are spelled in ASCII
     where its encoding has no others, and what a narrow terminal has no room for (accuracy, then p)
@@ -49,29 +48,26 @@ def print_table(
     console.print(printer.table())
     for line in [*printer.against_controls(summary), *printer.elsewhere(summary)]:
         console.print(printer.text(textwrap.fill(line, console.width, subsequent_indent="    ")))
+    if summary.get("analyses"):
+        print_analyses(summary["analyses"], printer.baseline, console)
+    print_claims(summary, console)
     for notice in summary_notices(summary):
         console.print(printer.text(f"{notice.kind}: {notice.text}", "yellow"))
     if report is not None:
         console.print(printer.text(f"Report: {report}"), soft_wrap=True)
 
 
-class _Printer:
-    """Turns a summary into rich's objects: labels are never markup, symbols always encodable."""
+class _Printer(Printer):
+    """Turns a summary into rich's objects."""
 
     def __init__(self, console: Console, summary: Mapping[str, Any]) -> None:
-        self.unicode = console.encoding.lower().replace("-", "").startswith("utf")
+        super().__init__(console)
         self.numbers = 3 if console.width >= 72 else 2 if console.width >= 54 else 1
-        self.ruled = console.is_terminal and self.unicode
         self.metric = metric(summary["metric"])
         self.comparisons = comparisons_of(summary)
         self.means = summary["table"][summary["selection"]]
         self.baseline = str(summary["baseline"])
         self.controls = list(summary["controls"].values())
-
-    def text(self, content: str, style: str = "") -> Text:
-        if not self.unicode:
-            content = content.translate(_ASCII).encode("ascii", "replace").decode("ascii")
-        return Text(content, style=style)
 
     def table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD if self.ruled else None, pad_edge=False, show_edge=False)
@@ -136,5 +132,4 @@ class _Printer:
             return self.text("baseline", "dim")
         shown = verdict(entry["verdict"])
         more = f"\n(~{entry['needed']} seeds)" if entry["needed"] else ""
-        symbol = shown.symbol if self.unicode else shown.ascii
-        return self.text(f"{symbol} {shown.word}{more}", shown.terminal)
+        return self.text(f"{self.symbol(shown)} {shown.word}{more}", shown.terminal)
