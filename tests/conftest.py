@@ -1,10 +1,13 @@
 """What all tests share."""
 
+import os
 import signal
+import sys
 
 import pytest
 import torch
 
+from losslab import cli
 from losslab.logodds import native
 
 # Started in the background (``nohup``, some CI systems) a process ignores Ctrl-C, and so would the
@@ -31,3 +34,26 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Run ``losslab …`` in this process, in an empty folder: (status, stdout, stderr)."""
+    assert cli.__file__.startswith(os.environ.get("LOSSLAB_EXPECTED_AT", ""))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["losslab", *map(str, arguments)])
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run

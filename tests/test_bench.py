@@ -11,9 +11,9 @@ import json
 import os
 import random
 import signal
-import sys
 import threading
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 import losslab
-from losslab import bench, cli
+from losslab import bench
 from losslab.bench import clock, contestants, fitting, machine, measure, memory, step
 from losslab.bench.cases import Case, parse_linear, parse_size
 from losslab.bench.document import document
@@ -55,25 +55,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")  # the command line sets thei
 
 
 @pytest.fixture
-def losslab_command(monkeypatch, capsys, tmp_path):
-    """Run a command in this process, in an empty folder: (status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["losslab", "bench", *map(str, arguments)])
-        before = signal.getsignal(signal.SIGTERM)
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
+def losslab_command(command):
+    """Run ``losslab bench …``."""
+    return partial(command, "bench")
 
 
 class FakeTime:

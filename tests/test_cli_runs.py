@@ -14,7 +14,6 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 
-from losslab import cli
 from losslab.cli.runs import sparkline
 from losslab.experiment import loggers
 from losslab.experiment.store import Store
@@ -28,22 +27,10 @@ RESULTS = [
 
 
 @pytest.fixture
-def losslab(monkeypatch, capsys, tmp_path):
-    """Run a command in this process, in an empty folder: (status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def losslab(command, monkeypatch):
+    """Run a command on a terminal 100 wide."""
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["losslab", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
+    return command
 
 
 def made_run(number, dataset, loss, lr, seed):

@@ -18,7 +18,7 @@ def fenced(page: Path, language: str) -> list[str]:
     return [block for name, block in blocks if name == language]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/linear.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/analyses.md", "docs/linear.md"])
 def test_python_blocks_run(name):
     """A renamed function or argument in the page's code fails; parallel.md has its own test."""
     blocks = fenced(PROJECT / name, "python")

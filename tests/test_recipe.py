@@ -18,7 +18,6 @@ import pytest
 import torch
 
 import losslab
-from losslab import cli
 from losslab.errors import InputError
 from losslab.experiment import recipe, recipe_lines, recipe_text, records
 from losslab.experiment.recipe import Study, _study, read_recipe, recipe_names, recipe_toml
@@ -619,24 +618,6 @@ def test_examples(module):
 
 
 # ---------------------------------------------------------------- command line
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run ``losslab`` in an empty folder: (status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["losslab", *arguments])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 def test_recipes_are_listed_shown_and_copied(command, tmp_path):

@@ -226,6 +226,11 @@ def test_other_datasets_first_and_last_example(last, text):
         ({"split_seed": -1}, "split_seed must be"),
         ({"validation_fraction": 0.0}, "validation_fraction must be in (0, 0.5]; got 0.0"),
         ({"validation_fraction": 0.6}, "validation_fraction must be in"),
+        ({"milestones": (0.5, 0.5)}, "milestones must be ascending shares"),
+        ({"milestones": (0.7, 0.5)}, "milestones must be ascending shares"),
+        ({"milestones": (0.0,)}, "milestones must be ascending shares"),
+        ({"milestones": (0.5, 1.0)}, "milestones must be ascending shares"),
+        ({"milestones": (30, 60)}, "Divide epochs by the number of epochs"),
     ],
 )
 def test_options_out_of_range(options, text):
@@ -253,7 +258,8 @@ def test_file_of_unknown_kind(tmp_path):
 def test_task_names_have_one_line_each():
     """Oracle: the issue's list of tasks."""
     names = task_names()
-    assert {"digits", "mnist", "fashion-mnist"} <= set(names) and len(names) == 6
+    built_in = {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100"}
+    assert built_in <= set(names) and len(names) == 8
     assert all(about and "\n" not in about for about in names.values())
 
 

@@ -102,13 +102,32 @@ def test_standardisation_uses_training_pixels_only(tmp_path):
     assert float(layer.std) == pytest.approx(pixels.std(), rel=1e-6)
 
 
-@pytest.mark.parametrize("model", ["cnn", "mlp", "linear"])
+@pytest.mark.parametrize("model", ["cnn", "mlp", "linear", "liu2016"])
 def test_models_and_options(tmp_path, model):
     """Oracle: logits of the right shape and the options seen in the task."""
     task = build(write_set(tmp_path), model=model, train_size=50, epochs=2, validation_fraction=0.5)
     assert task.model()(task.train.tensors[0][:3]).shape == (3, 10)
     assert (len(task.train), len(task.validation), task.epochs) == (50, 60, 2)
     assert task.description["model"]["name"] == model
+
+
+def test_recipe_of_the_paper(tmp_path):
+    """Oracle: Zhao et al.'s loop: 0.1 up to epoch 50, 0.01 up to 64, then 0.001, of 100 epochs.
+
+    And their optimiser: plain momentum 0.9, no weight decay, batches of 256.
+    """
+    task = build(write_set(tmp_path), model="liu2016")
+    assert (task.epochs, task.batch_size, task.augment) == (100, 256, None)
+    optimizer = task.optimizer(task.model().parameters())
+    settings = optimizer.defaults
+    assert (settings["momentum"], settings["nesterov"], settings["weight_decay"]) == (0.9, False, 0)
+    scheduler = task.lr_scheduler(optimizer, 100 * 3)
+    for epoch in range(1, 101):
+        rate = 0.1 if epoch <= 50 else 0.01 if epoch < 65 else 0.001
+        for _ in range(3):
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+            optimizer.step()
+            scheduler.step()
 
 
 def test_split_seed_moves_validation_and_not_test(tmp_path):

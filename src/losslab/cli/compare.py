@@ -15,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from losslab.experiment import Comparison, Task
+    from losslab.experiment.launch import Training
 
 _DATA = "Data"
 _TRAINING = "Training"
@@ -27,8 +28,8 @@ def compare(
     task: Annotated[
         str,
         typer.Option(
-            help="digits, mnist, fashion-mnist, a table (.csv, .parquet), a folder of images by "
-            "class, or your own task.py; see losslab tasks"
+            help="digits, mnist, fashion-mnist, cifar10, cifar100, a table (.csv, .parquet), a "
+            "folder of images by class, or your own task.py; see losslab tasks"
         ),
     ],
     loss: Annotated[
@@ -63,7 +64,8 @@ def compare(
         int | None, typer.Option(help="Folder of images: side in pixels", rich_help_panel=_DATA)
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="linear, mlp or cnn", rich_help_panel=_TRAINING)
+        str | None,
+        typer.Option(help="Of those that losslab tasks lists", rich_help_panel=_TRAINING),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the data", rich_help_panel=_TRAINING)
@@ -73,6 +75,20 @@ def compare(
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Learning rate", rich_help_panel=_TRAINING)
+    ] = None,
+    milestones: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of the training at which the rate falls to a tenth (0.5,0.75), or none",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    adversarial: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on attacked inputs: pgd(0.3), fgsm(0.3), pgd(3, norm=l2)",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
     label_smoothing: Annotated[
         float, typer.Option(help="Label smoothing of every loss", rich_help_panel=_TRAINING)
@@ -178,6 +194,7 @@ def compare(
     from losslab.analysis.analyse import request
     from losslab.errors import InputError
     from losslab.experiment import Comparison
+    from losslab.experiment.adversarial import trained_against
     from losslab.experiment.findings import data_from, source_of
     from losslab.experiment.launch import Training, one_voice
     from losslab.experiment.tasks import TaskOptions, build_task
@@ -195,17 +212,20 @@ def compare(
             batch_size=batch_size,
             lr=lr,
             model=model,
+            milestones=_milestones(milestones),
             split_seed=split_seed,
             train_size=train_size,
             validation_fraction=validation_fraction,
             image_size=image_size,
         )
         built = build_task(task, options)
+        if adversarial is not None:
+            built = trained_against(built, adversarial)
         torch.set_num_threads(threads or fitting_threads(built))
         comparison = Comparison(
             task=built,
             losses=losses,
-            out=out or _default_folder(built, label_smoothing, training.settings()),
+            out=out or _default_folder(built, label_smoothing, training),
             seeds=_seeds(seeds),
             matched_gradient=matched_gradient,
             metric=metric,
@@ -293,6 +313,20 @@ def _labelled(text: str) -> tuple[str, str]:
     return label.strip(), spec
 
 
+def _milestones(text: str | None) -> tuple[float, ...] | None:
+    """``0.5,0.75`` -> those; ``none`` -> a constant rate."""
+    from losslab.errors import InputError
+
+    if text is None or text == "none":
+        return None if text is None else ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--milestones must be shares of the training, such as 0.5,0.75, or none; got {text!r}."
+        ) from None
+
+
 def _seeds(text: str) -> list[int]:
     """``10`` -> 0 … 9; ``0,3,7`` and ``5-14`` -> those."""
     from losslab.errors import InputError
@@ -340,10 +374,11 @@ def fitting_threads(task: Task) -> int:
     return 1 if small else torch.get_num_threads()
 
 
-def _default_folder(task: Task, label_smoothing: float, training: dict[str, Any]) -> Path:
+def _default_folder(task: Task, label_smoothing: float, training: Training) -> Path:
     """One folder a task and setting, so that more losses or seeds join the runs already there."""
     decisive = [task.description, task.epochs, task.batch_size, label_smoothing]
-    decisive += [training] if training else []
+    decisive += [settings] if (settings := training.settings()) else []
+    decisive += [] if task.attack is None else [task.attack.settings()]
     text = json.dumps(decisive, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(task.name).name).strip("-") or "task"

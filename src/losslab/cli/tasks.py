@@ -12,7 +12,10 @@ def tasks() -> None:
 
         losslab tasks
     """
-    from losslab.experiment.tasks import task_names
+    from losslab.experiment.tasks import model_names, task_names
 
+    models = model_names()
     for name, line in task_names().items():
-        typer.echo(f"{name:<16} {line}")
+        typer.echo(f"{name:<18} {line}")
+        if name in models:
+            typer.echo(f"{'':<18}   --model: {', '.join(models[name])}")

@@ -12,6 +12,8 @@ _BUILT_IN = {
     "digits": "scikit-learn's 1,797 digits of 8×8 pixels, embedded; a run in a third of a second",
     "mnist": "70,000 handwritten digits of 28×28 pixels, read from data_dir; a small CNN",
     "fashion-mnist": "70,000 images of clothing of 28×28 pixels, read from data_dir; a small CNN",
+    "cifar10": "60,000 photos of 32×32 pixels, read from data_dir; a small CNN or the ResNets",
+    "cifar100": "the like in 100 classes in place of 10; the same models",
 }
 _PATHS = {
     "FILE.csv": "a table (.csv, .tsv, .parquet, .csv.gz) with the column to predict as target",
@@ -25,8 +27,27 @@ def task_names() -> dict[str, str]:
     return {**_BUILT_IN, **_PATHS}
 
 
+def model_names() -> dict[str, tuple[str, ...]]:
+    """What each task offers as its model, its default first; tasks as `task_names` names them.
+
+    A user's own Python file brings its model along and is not among them.
+    """
+    from losslab.experiment.tasks import cifar, digits, images, mnist, table
+
+    offered = {
+        "digits": digits.RECIPES,
+        "mnist": mnist.RECIPES,
+        "fashion-mnist": mnist.RECIPES,
+        "cifar10": cifar.RECIPES,
+        "cifar100": cifar.RECIPES,
+        "FILE.csv": table.RECIPES,
+        "FOLDER": images.RECIPES,
+    }
+    return {task: tuple(recipes) for task, recipes in offered.items()}
+
+
 def build_task(name_or_path: str, options: TaskOptions | None = None) -> Task:
-    """The task of a name (``digits``, ``mnist``, ``fashion-mnist``) or a path.
+    """The task of a name (``digits``, ``mnist``, ``cifar10``, …) or a path.
 
     A path is a table, a Python file or a folder of images by its ending; see `task_names`. A name
     wins over a file or folder called the same; write ``./digits`` for that.
@@ -76,6 +97,10 @@ def _build_named(name: str, options: TaskOptions) -> Task:
         from losslab.experiment.tasks.digits import build_digits
 
         return build_digits(options)
+    if name in ("cifar10", "cifar100"):
+        from losslab.experiment.tasks.cifar import build_cifar
+
+        return build_cifar(name, options)
     from losslab.experiment.tasks.mnist import build_mnist
 
     return build_mnist(name, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from losslab.errors import InputError, nearest
@@ -13,12 +14,16 @@ class TaskOptions:
     """Changes to a task; None means the task's own default.
 
     Args:
-        data_dir: Folder with the data files (``mnist``, ``fashion-mnist``).
+        data_dir: Folder with the data files (``mnist``, ``fashion-mnist``, ``cifar10``,
+            ``cifar100``).
         target: Name of the column to predict (tables).
         epochs: Passes over the training split.
         batch_size: Examples a step.
         lr: Learning rate at the start of the schedule.
-        model: ``"linear"``, ``"mlp"`` or ``"cnn"``, where the task offers it.
+        milestones: Shares of the training at which the learning rate falls to a tenth, such as
+            ``(0.5, 0.75)``, in place of the model's own schedule; ``()`` keeps the rate constant.
+        model: One of the task's models (``"linear"``, ``"mlp"``, ``"cnn"``, ``"resnet20"``, …);
+            `losslab.experiment.tasks.build.model_names` lists them.
         split_seed: Decides which examples fall into which split, and which are kept by
             ``train_size``. Not the seed of a run: all runs of a comparison share one split.
         train_size: Keep only so many training examples, classes in proportion.
@@ -35,6 +40,7 @@ class TaskOptions:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
+    milestones: tuple[float, ...] | None = None
     model: str | None = None
     split_seed: int = 0
     train_size: int | None = None
@@ -54,9 +60,21 @@ class TaskOptions:
             )
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise InputError(f"lr must be a finite number above 0; got {self.lr!r}.")
+        self._check_milestones()
         fraction = self.validation_fraction
         if fraction is not None and not 0 < fraction <= 0.5:
             raise InputError(f"validation_fraction must be in (0, 0.5]; got {fraction!r}.")
+
+    def _check_milestones(self) -> None:
+        if self.milestones is None:
+            return
+        ends = (0.0, *self.milestones, 1.0)
+        if not all(left < right for left, right in pairwise(ends)):
+            raise InputError(
+                "milestones must be ascending shares of the training between 0 and 1, such as "
+                f"(0.5, 0.75); got {self.milestones!r}. Divide epochs by the number of epochs."
+            )
+        object.__setattr__(self, "milestones", tuple(self.milestones))
 
 
 def refuse_unused(task: str, options: TaskOptions, unused: dict[str, str]) -> None:
