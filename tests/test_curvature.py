@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -446,12 +444,3 @@ def test_mistakes_are_told():
     with pytest.raises(InputError, match=r"computes in torch\.float64.*leave dtype out"):
         curvature(Caster(), ce, (x, y), dtype=torch.float64)
     curvature(Caster(), ce, (x, y))
-
-
-def test_the_page_runs():
-    """A renamed function or argument in docs/curvature.md fails."""
-    page = Path(__file__).parent.parent / "docs" / "curvature.md"
-    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.S | re.M)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), {})

@@ -21,14 +21,6 @@ FILES = [f"losslab.metrics.{m.name}" for m in pkgutil.iter_modules(losslab.metri
 LIGHT = [name for name in ["losslab.metrics", *FILES] if not name.endswith(".accumulating")]
 
 
-def test_python_blocks_run():
-    """A renamed function or argument in the page's code fails."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.S | re.M)
-    assert len(blocks) == 2
-    for block in blocks:
-        exec(compile(block, PAGE.name, "exec"), {})
-
-
 def test_the_table_names_what_there_is():
     """Oracle: the modules. A function or class that the page forgets, or that is gone, fails."""
     rows = re.findall(r"^\| (`.*?`) \| (`.*?`) \|", PAGE.read_text(), re.M)

@@ -18,13 +18,15 @@ def fenced(page: Path, language: str) -> list[str]:
     return [block for name, block in blocks if name == language]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/analyses.md", "docs/linear.md"])
-def test_python_blocks_run(name):
-    """A renamed function or argument in the page's code fails; parallel.md has its own test."""
-    blocks = fenced(PROJECT / name, "python")
-    assert blocks
-    for block in blocks:
-        exec(compile(block, name, "exec"), {})
+OWN_TEST = {"parallel.md", "robustness.md", "store.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_blocks_run(page):
+    """A renamed function or argument in a page's code fails."""
+    if page.name not in OWN_TEST:
+        for block in fenced(page, "python"):
+            exec(compile(block, page.name, "exec"), {})
 
 
 def test_specs_in_the_table_are_specs():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,12 +291,3 @@ def test_constant_features_are_counted():
         model[0].weight[:2], model[0].bias[:2] = 0, -1
         model[0].bias[2:] = 10
     assert linear_probe(model, TRAIN, TEST).details["constant_features"] == 2
-
-
-def test_the_page_runs():
-    """A renamed function or argument in docs/representation.md fails."""
-    page = Path(__file__).parent.parent / "docs" / "representation.md"
-    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.S | re.M)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), {})

@@ -141,7 +141,7 @@ ANALYSES = {
         Analysis(
             "generalisation",
             "the gap between training and test examples",
-            from_logits.generalisation,
+            from_model.generalisation,
             {
                 "train.accuracy": _RATE,
                 "test.accuracy": _RATE_UP,

@@ -112,7 +112,7 @@ def dynamics(
 def generalisation(
     model: nn.Module, train: Data, test: Data, *, device: str | torch.device = "cpu"
 ) -> Finding:
-    """The gap between a model's training and test data: ``gap.accuracy`` and ``gap.nll``.
+    """Accuracy and NLL on a model's training and test data, and the gap between the two.
 
     ``gap.accuracy`` is training accuracy minus test accuracy, ``gap.nll`` test NLL minus training
     NLL, so that the larger number is the larger gap.
@@ -131,14 +131,15 @@ def generalisation(
         >>> generalisation(nn.Linear(2, 3), (x, y), (x, y)).values["gap.accuracy"]
         0.0
     """
-    values, sides = {}, {}
+    values: dict[str, float] = {}
+    sides = {}
     for name, data in (("train", train), ("test", test)):
         output = predict(model, data, device=device)
         sides[name] = {
             "accuracy": [metrics.accuracy(*output).item()],
             "nll": [metrics.nll(*output).item()],
         }
-        values[f"{name}.accuracy"] = sides[name]["accuracy"][0]
+        values |= {f"{name}.{metric}": of[0] for metric, of in sides[name].items()}
     return Finding(values | _gap(sides["train"], sides["test"]))
 
 

@@ -134,17 +134,6 @@ def ood(subject: Subject, out: str | Sequence[str] = NOISE, examples: int | None
     return Finding(values, {"out": details})
 
 
-def generalisation(subject: Subject) -> Finding:
-    """How much better the model does on its training examples than on the test examples."""
-    scores = {split: metrics.evaluate(*subject.outputs(split)) for split in ("train", "test")}
-    values: dict[str, float] = {}
-    for name in ("accuracy", "nll"):
-        values |= {f"{split}.{name}": scores[split][name] for split in scores}
-        sign = 1 if name == "accuracy" else -1
-        values[f"gap.{name}"] = sign * (scores["train"][name] - scores["test"][name])
-    return Finding(values)
-
-
 def _calibration(logits: Tensor, target: Tensor, bins: int) -> dict[str, float]:
     def error(**how: str) -> float:
         return metrics.calibration_error(logits, target, bins, **how).item()

@@ -86,6 +86,13 @@ def curvature(
     )
 
 
+def generalisation(subject: Subject) -> Finding:
+    """How much better the model does on its training examples than on the test examples."""
+    from losslab.analysis.dynamics import generalisation
+
+    return generalisation(subject.model, subject.train, subject.test, device=subject.device)
+
+
 def dynamics(subject: Subject, epoch: int | None = None, threshold: float = 0.2) -> Finding:
     """What was learned and forgotten on the way; needs a trace."""
     from losslab.analysis.dynamics import dynamics
