@@ -424,18 +424,18 @@ def test_what_mlflow_says_is_passed_on(losslab, study, mlflow, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("option", "module", "command"),
+    ("option", "module", "remedy"),
     [
         ("--tensorboard", "torch.utils.tensorboard", "pip install tensorboard"),
         ("--mlflow", "mlflow", "pip install mlflow"),
     ],
 )
-def test_what_is_not_installed_is_named(losslab, study, monkeypatch, option, module, command):
+def test_what_is_not_installed_is_named(losslab, study, monkeypatch, option, module, remedy):
     """Oracle: Python's own way to forbid an import."""
     monkeypatch.setitem(sys.modules, module, None)
     status, _, err = losslab("runs", "export", "study", option, "there")
     assert status == 2
-    assert command in err
+    assert remedy in err
 
 
 # --------------------------------------------------------------------------------------- symbols
