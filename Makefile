@@ -14,7 +14,7 @@ demo: $(READY)  ## the main job on embedded real data, in about a minute
 	  --loss "mixed(focus=0.3)" --loss focal
 
 test: lint  ## everything the CI checks
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

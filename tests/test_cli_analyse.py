@@ -172,3 +172,19 @@ def test_mistakes_with_recipes(command, tmp_path, monkeypatch, arguments, messag
     (tmp_path / "mine.toml").write_text(RECIPE, encoding="utf-8")
     status, _, err = command("reproduce", *arguments)
     assert status == 2 and message in err and "Traceback" not in err
+
+
+def test_other_data_are_looked_for_before_training(command, tmp_path):
+    """Break: a mistake that shows only after the first run."""
+    status, _, err = command("compare", *QUICK, *TWO, "-a", "ood(nonexist)", "--out", "mine")
+    assert status == 2 and "task 'nonexist'" in err
+    assert not (tmp_path / "mine").exists()
+
+
+def test_robustness_needs_no_box_of_standardised_inputs(command):
+    """Oracle: digits' inputs, which are standardised. Break: the box of images for all."""
+    asked = "robustness(epsilons=[0.1], epsilons_l2=[0.5], steps=2, examples=30)"
+    status, out, err = command("compare", *QUICK, *TWO, "-a", asked, "--out", "mine", "--json")
+    assert status == 0, err
+    (found,) = json.loads(out)["analyses"].values()
+    assert 0 <= found["values"]["worst.linf.0.1"]["table"]["cross_entropy"]["mean"] <= 1

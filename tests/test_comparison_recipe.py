@@ -177,8 +177,26 @@ def test_claims_are_judged_by_paired_differences(done):
 
 
 def test_claims_without_runs_are_not_shown(done):
-    """Break: a claim without a single pair that is counted as anything."""
+    """Break: a claim without a single pair that reads like a result."""
     comparison, planned = load_planned(done)
     none = judge_claims(done, comparison, [r for r in planned if r["loss"]["label"] == "CE"])
-    assert [claim["mark"] for claim in none[:2]] == ["not shown at this size"] * 2
+    assert [claim["mark"] for claim in none[:2]] == ["not measured: under three seeds"] * 2
     assert none[0]["n"] == 0 and none[0]["means"] == [None, None] and none[0]["mean"] is None
+
+
+def test_a_value_that_no_run_has_is_named(done):
+    """Break: a typing error that reads like a result."""
+    comparison, planned = load_planned(done)
+    recipe = comparison["recipe"]
+    wrong = {**recipe["claims"][0], "value": "margins/logits.medain"}
+    found = judge_claims(done, {**comparison, "recipe": {**recipe, "claims": [wrong]}}, planned)
+    assert found[0]["mark"].startswith(
+        "not measured: no run has the value 'logits.medain'. Did you"
+    )
+
+
+def test_changes_are_kept(read, tmp_path):
+    """Break: a report that says the recipe's settings where others were used."""
+    changed = read(changes={"task.epochs": 1, "losses.EL": "focal"}).comparison(tmp_path)
+    assert changed.recipe["changes"] == ["losses.EL", "task.epochs"]
+    assert read().comparison(tmp_path).recipe["changes"] == []

@@ -89,7 +89,7 @@ def test_analyses_can_be_asked_for_later(way, tmp_path):
 
 def test_values_are_compared_seed_by_seed(tmp_path):
     """Oracle: scipy's paired t test on the findings themselves. Break: seeds paired wrongly, a
-    smaller-is-better value not turned round, descriptive values judged."""
+    smaller-is-better value judged the wrong way round, descriptive values judged."""
     run(analysed(tmp_path))
     _, planned = load_planned(tmp_path)
     by = {
@@ -99,10 +99,10 @@ def test_values_are_compared_seed_by_seed(tmp_path):
         for record in planned
     }
     summary = summarize_folder(tmp_path)["analyses"]
-    for asked, value, sign in (
-        ("calibration", "nll", -1),
-        ("margins", "logits.mean", 1),
-        ("ood(out=noise)", "auroc.min_energy", 1),
+    for asked, value in (
+        ("calibration", "nll"),
+        ("margins", "logits.mean"),
+        ("ood(out=noise)", "auroc.min_energy"),
     ):
         key = asked if asked in summary else asked.partition("(")[0]
         entry = summary[key]["values"][value]
@@ -112,8 +112,11 @@ def test_values_are_compared_seed_by_seed(tmp_path):
         )
         truth = stats.ttest_rel(one, base)
         found = entry["comparisons"]["el"]
-        assert found["mean"] == pytest.approx(sign * (one - base).mean())
+        assert found["mean"] == pytest.approx((one - base).mean())
         assert found["p_value"] == pytest.approx(truth.pvalue)
+        assert found["low"] < found["mean"] < found["high"]
+        if found["verdict"] in ("better", "worse"):
+            assert (found["verdict"] == "better") == ((found["mean"] > 0) == entry["better"])
         assert (found["verdict"] == "descriptive") == (entry["better"] is None)
         assert entry["table"]["ce"]["mean"] == pytest.approx(base.mean())
     assert json.dumps(summary, allow_nan=False)

@@ -182,7 +182,8 @@ def test_a_schedule_stands_where_the_loss_has_got_to():
         (losslab.loss("focal", weight=torch.ones(3)), "weight differs from class to class"),
         (losslab.loss("focal", label_smoothing=0.1), "label smoothing"),
         (losslab.loss("focal + mean_absolute_error", label_smoothing=0.1), "label smoothing"),
-        (torch.nn.CrossEntropyLoss(), "no losslab loss"),
+        (torch.nn.CrossEntropyLoss(label_smoothing=0.1), "no losslab loss"),
+        (torch.nn.CrossEntropyLoss(weight=torch.ones(3)), "no losslab loss"),
         ("foccal", "Did you mean 'focal'"),
         (3, "a function of log-odds, but got 3"),
         (lambda a: a.sum(), r"shape, \(2,\), but got \(\)"),
@@ -280,3 +281,11 @@ def test_graphs_are_left_behind():
     assert not found.shares.requires_grad
     assert isinstance(metrics.margins(logits, target).logits.mean, float)
     assert F.cross_entropy(logits, target).requires_grad
+
+
+def test_torchs_cross_entropy_is_known():
+    """Oracle: the spec. Break: the commonest criterion refused, or taken for another."""
+    a = torch.linspace(-3, 5, 9)
+    losses = torch.nn.CrossEntropyLoss(), "cross_entropy"
+    found, truth = (metrics.gradient_shares(a, loss) for loss in losses)
+    assert torch.equal(found.shares, truth.shares)

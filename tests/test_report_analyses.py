@@ -842,7 +842,7 @@ def test_one_loss_stands_beside_the_baseline(tmp_path: Path) -> None:
     text = printed(lambda c: print_findings(found, "ce", c, report=folder))
     (line,) = [line for line in text.splitlines() if line.startswith("test · accuracy")]
     assert re.search(r"test · accuracy, % +\d\d\.\d\d ±\s\d.\d\d +▲ \+\d\.\d\d \[\+", line)
-    assert len(text.splitlines()) == 1 + 1 + 6 + 3 + 1
+    assert len(text.splitlines()) == 1 + 1 + 6 + 2 + 1
 
 
 @pytest.mark.parametrize("width", [40, 60])

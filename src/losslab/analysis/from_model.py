@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from losslab.analysis.classifier import tensors
 from losslab.analysis.finding import Finding
 from losslab.analysis.robustness import ATTACKS, EPSILONS, EPSILONS_L2
 from losslab.analysis.robustness import robustness as measure_robustness
@@ -16,26 +21,40 @@ def robustness(
     epsilons: Sequence[float] = EPSILONS,
     epsilons_l2: Sequence[float] = EPSILONS_L2,
     attacks: str | Sequence[str] = tuple(ATTACKS),
-    box: str | Sequence[float] = "image",
+    box: str | Sequence[float] = "auto",
     examples: int = 500,
     steps: int = 40,
     huge: float | None = None,
 ) -> Finding:
-    """Accuracy of the test examples under attack; ``box`` may be ``none``."""
-    limits = None if box == "none" else box if isinstance(box, str) else tuple(box)
+    """Accuracy of the test examples under attack.
+
+    ``box`` is ``auto``: that of images where the inputs are uint8 or lie in [0, 1], else none, and
+    the radii are in the inputs' own units.
+    """
+    limits: Any = tuple(box) if not isinstance(box, str) else box.lower()
+    if limits == "auto":
+        limits = "image" if _like_images(tensors(subject.test)[0]) else "none"
+    limits = None if limits == "none" else limits
     return measure_robustness(
         subject.model,
         subject.test,
         attacks=[attacks] if isinstance(attacks, str) else attacks,
         epsilons=epsilons,
         epsilons_l2=epsilons_l2,
-        box=limits,  # type: ignore[arg-type]
+        box=limits,
         examples=examples,
         steps=steps,
         seed=subject.seed,
         device=subject.device,
         huge=huge,
     )
+
+
+def _like_images(inputs: Tensor) -> bool:
+    if not inputs.is_floating_point():
+        return inputs.dtype == torch.uint8
+    low, high = inputs.aminmax()
+    return bool(low >= 0 and high <= 1)
 
 
 def representation(

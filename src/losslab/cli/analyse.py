@@ -25,7 +25,10 @@ def analyse(
     analyse: Annotated[
         list[str] | None,
         typer.Option(
-            "--analyse", "-a", help="What to measure, such as robustness; default the quick ones"
+            "--analyse",
+            "-a",
+            help="What to measure, such as robustness; default margins, energies, gradients, "
+            "calibration and generalisation",
         ),
     ] = None,
     run: Annotated[
@@ -149,7 +152,7 @@ def _weights(
     from rich.console import Console
 
     import losslab
-    from losslab.analysis.analyse import analyse
+    from losslab.analysis.analyse import ANALYSES, analyse
     from losslab.errors import InputError
     from losslab.experiment.findings import data_from, subject_of, weights_into
     from losslab.experiment.tasks import TaskOptions, build_task
@@ -164,6 +167,12 @@ def _weights(
             f"Expected to be told what {file} is the weights of: name its data and model by "
             "--task, such as --task mnist --data-dir DIR, or --task my_task.py."
         )
+    for asked_for in asked:
+        if ANALYSES[asked_for.name].trace:
+            raise InputError(
+                f"{asked_for} needs what is recorded while training, which weights do not hold; "
+                "ask for it by losslab compare --analyse."
+            )
     built = build_task(task, TaskOptions(**options))
     model = weights_into(built.model(), file)
     subject = subject_of(

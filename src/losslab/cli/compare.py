@@ -151,6 +151,8 @@ def compare(
     analyse: Annotated[
         list[str] | None,
         typer.Option(
+            "--analyse",
+            "-a",
             help="What else to measure of every model, such as calibration or ood(fashion-mnist); "
             "losslab analyse --help lists all",
             rich_help_panel=_ANALYSES,

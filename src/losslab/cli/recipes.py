@@ -1,4 +1,4 @@
-"""``losslab recipes``: the studies that come with losslab, to run as they are or to change."""
+"""``losslab recipes``: the recipes that come with losslab, to run as they are or to change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 recipes = typer.Typer(
     name="recipes",
-    help="List the studies that come with losslab; show one, or copy it to change it.\n\n"
+    help="List the recipes that come with losslab; show one, or copy it to change it.\n\n"
     "Examples:\n\n"
     "    losslab recipes\n\n"
     "    losslab recipes copy ba-t4 mine.toml",
@@ -55,7 +55,7 @@ def copy_recipe(
         losslab recipes copy ba-t4 mine.toml
     """
     from losslab.errors import InputError
-    from losslab.experiment.recipe import recipe_toml
+    from losslab.experiment.recipe import recipe_names, recipe_toml
 
     text = recipe_toml(name)
     target = file if file is not None else Path(f"{name}.toml")
@@ -71,4 +71,5 @@ def copy_recipe(
         ) from None
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror}).") from None
-    typer.echo(f"{target}: edit it, then run: losslab study {target}")
+    verb = "study" if name in recipe_names("study") else "reproduce"
+    typer.echo(f"{target}: edit it, then run: losslab {verb} {target}")

@@ -4,6 +4,7 @@ A claim is about the difference of two values over paired seeds. It is
 
 - ``reproduced`` where the difference is there and points as claimed,
 - ``contradicted`` where it is there and points the other way,
+- ``not measured`` where no run has one of the values, or fewer than three seeds have both,
 - ``not shown at this size`` otherwise,
 
 "there" meaning the paired t test after Holm's correction over all claims of a recipe, at 5 %.
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from losslab.analysis.analyse import ANALYSES, Quantity
+from losslab.errors import nearest
 from losslab.experiment.findings import load_findings
 from losslab.experiment.summary import yardstick
 
 ALPHA = 0.05
+_NONE: Mapping[str, Any] = {"values": {}}
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def judge_claims(
         judged.append(
             {
                 **vars(claim),
-                "mark": _mark(answer),
+                "mark": known.not_there(claim) or _mark(answer),
                 "n": answer["n"],
                 "means": [
                     sum(side) / len(pair) if pair else None for side in zip(*pair, strict=True)
@@ -93,6 +96,8 @@ def _sign(claim: Claim) -> float:
 
 def _mark(answer: Mapping[str, Any]) -> str:
     p = answer["p_adjusted"]
+    if answer["verdict"] == "refused":
+        return "not measured: under three seeds"
     if p is None or p >= ALPHA:
         return "not shown at this size"
     return "reproduced" if answer["mean"] > 0 else "contradicted"
@@ -125,6 +130,15 @@ class _Values:
             for seed in self.comparison["seeds"]
         )  # fmt: skip
         return [(a, b) for a, b in found if a is not None and b is not None]
+
+    def not_there(self, claim: Claim) -> str | None:
+        """A mark for a claim about a value that no run has, most likely a mistake in its name."""
+        for value in (claim.value, claim.against_value):
+            analysis, slash, name = value.rpartition("/")
+            names = {n for of in self.findings.values() for n in of.get(analysis, _NONE)["values"]}
+            if slash and name not in names:
+                return f"not measured: no run has the value {name!r}.{nearest(name, sorted(names))}"
+        return None
 
     def quantity(self, value: str) -> Quantity:
         """What a value is."""

@@ -26,7 +26,7 @@ from losslab.experiment.plan import Comparison
 from losslab.experiment.recipe import recipe_file
 from losslab.experiment.recipe_lines import KeyPath
 from losslab.experiment.recipe_parts import read_losses, read_seeds
-from losslab.experiment.recipe_text import RecipeText, Section
+from losslab.experiment.recipe_text import RecipeText, Section, written
 from losslab.experiment.records import SELECTIONS
 from losslab.experiment.summary import DEFAULT_MARGINS
 from losslab.experiment.task import Task
@@ -101,6 +101,7 @@ class ComparisonRecipe:
                 "source": self.source,
                 "size": self.size,
                 "differs": list(self.differs),
+                "changes": [written(path) for path in sorted(self.text.given | self.text.removed)],
                 "claims": [asdict(claim) for claim in self.claims],
             },
         )

@@ -22,6 +22,7 @@ from torch import nn
 
 from losslab.analysis.analyse import analyse
 from losslab.analysis.classifier import Data
+from losslab.analysis.from_logits import NOISE
 from losslab.analysis.request import Request
 from losslab.analysis.subject import Subject, Trace
 from losslab.errors import InputError
@@ -248,6 +249,16 @@ def data_from(data_dir: str | Path | None) -> Callable[[str], Data]:
     from losslab.experiment.tasks import TaskOptions, build_task
 
     return lambda name: build_task(name, TaskOptions(data_dir=data_dir)).test
+
+
+def refuse_unready(requests: Sequence[Request], data_by_name: Callable[[str], Data]) -> None:
+    """Raise `InputError` for what can be told to fail before any model is trained."""
+    for asked in requests:
+        if asked.name == "ood":
+            out = asked.options.get("out", NOISE)
+            for name in [out] if isinstance(out, str) else out:
+                if name != NOISE:
+                    data_by_name(name)
 
 
 def source_of(task: str, options: TaskOptions) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What the analyses of all runs say together: each value paired by seed, as the metrics are.
 
 A run that was not analysed (it diverged, or the comparison was interrupted) is left out of its
-pair. Differences of values of which neither a larger nor a smaller one is better are described,
-not judged.
+pair. Differences are loss − baseline, whichever way is better (the verdict says it); of values of
+which neither way is, they are described, not judged.
 """
 
 from __future__ import annotations
@@ -63,10 +63,20 @@ def _value(comparison: Mapping[str, Any], found: Found, analysis: str, name: str
         "margin": quantity.margin,
         "table": {label: mean_and_sd(of) for label, of in values.items()},
         "comparisons": {
-            **judge.compare(dict.fromkeys(losses, baseline)),
-            **judge.compare(dict.fromkeys(controls, baseline)),
+            label: _as_it_is(entry, quantity.better)
+            for pairs in (dict.fromkeys(losses, baseline), dict.fromkeys(controls, baseline))
+            for label, entry in judge.compare(pairs).items()
         },
     }
+
+
+def _as_it_is(entry: Mapping[str, Any], better: bool | None) -> dict[str, Any]:
+    """The comparison with its difference not turned: plus is more, be that better or worse."""
+    if better is not False:
+        return dict(entry)
+    turned = {"mean": "mean", "low": "high", "high": "low"}
+    raw = {to: None if entry[of] is None else -entry[of] for to, of in turned.items()}
+    return {**entry, **raw}
 
 
 def _flags(of: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -147,6 +147,8 @@ def run(comparison: Comparison, on_event: Callable[[Event], None] | None = None)
             device cannot do what the comparison's `Training` asks for.
         Interrupted: On Ctrl-C; everything finished stays.
     """
+    if comparison.data_by_name is not None:
+        findings.refuse_unready(comparison.analyses, comparison.data_by_name)
     machine = machine_for(comparison.training, comparison.device)
     tell = on_event if on_event is not None and machine.first else _silence
     folder = Path(comparison.out)

@@ -61,7 +61,7 @@ def with_findings(
 
     found = summarize_findings(Path(folder), comparison, planned)
     claims = judge_claims(Path(folder), comparison, planned)
-    more = {"analyses": found, "claims": claims}
+    more = {"analyses": found, "claims": claims, "recipe": comparison.get("recipe")}
     return {**summary, **{key: value for key, value in more.items() if value}}
 
 

@@ -107,6 +107,8 @@ def gradient_shares(
 
 def psi_of(loss: nn.Module | str | Psi) -> Psi:
     """ψ of a loss that is ψ(a) and nothing else, or an `InputError` that says why it is not."""
+    if type(loss) is nn.CrossEntropyLoss and loss.weight is None and not loss.label_smoothing:
+        loss = "cross_entropy"
     if isinstance(loss, str):
         loss = spec.loss(loss)
     if not isinstance(loss, nn.Module):

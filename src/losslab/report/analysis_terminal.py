@@ -163,7 +163,7 @@ def _legend(printer: Printer, chosen: Mapping[str, Json]) -> Iterator[str]:
     signs = [f"{printer.symbol(verdict(word))} {word}" for word in met]
     if signs:
         yield (
-            f"{', '.join(signs)}. Plus is better; where verdicts only describe, it is more. "
+            f"{', '.join(signs)}. Changes are as they are: plus is more. "
             "Shares are in percent, changes in percentage points, intervals of 95 %."
         )
 

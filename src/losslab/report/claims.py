@@ -49,10 +49,14 @@ def print_claims(summary: Mapping[str, Any], console: Console) -> None:
         return
     printer = Printer(console)
     console.print(printer.text("Claims", "bold"))
+    changes = ((summary.get("recipe") or {}).get("changes")) or ()
+    if changes:
+        console.print(printer.text(f"The recipe was changed: {', '.join(changes)}"))
     for row in rows:
         mark = f"{printer.symbol(row.mark)} {row.mark.word}: "
         lines = textwrap.wrap(mark + row.text, console.width, subsequent_indent="    ")
-        found = f"difference {row.difference} {row.interval}, p = {row.p}; {row.here}"
+        found = f"difference {row.difference} {row.interval}".rstrip()
+        found += f"{'' if row.p == NONE else f', p = {row.p}'}; {row.here}"
         lines += textwrap.wrap(
             found.replace("p = <", "p < ") + (f"; paper: {row.published}" if row.published else ""),
             console.width,
@@ -70,14 +74,17 @@ def _row(claim: Mapping[str, Any]) -> ClaimRow:
     unit = claim["unit"]
     sides = [claim["loss"], claim["against"]]
     if sides[0] == sides[1]:  # two values of the same models
-        sides = [value.rpartition("/")[2] for value in (claim["value"], claim["against_value"])]
+        values = claim["value"], claim["against_value"]
+        sides = [value.rpartition("/")[2] for value in values]
+        if sides[0] == sides[1]:
+            sides = list(values)
     means = [_number(mean, unit) for mean in claim["means"]]
     ends = [_number(claim[end], unit, signed=True) for end in ("low", "high")]
     share = " %" if unit == "points" else ""
     return ClaimRow(
         text=claim["text"],
-        mark=_MARKS.get(claim["mark"], _NOT_SHOWN),
-        difference=" ".join([_number(claim["mean"], unit, signed=True), unit]).strip(),
+        mark=_mark(claim["mark"]),
+        difference=_difference(claim["mean"], unit),
         interval="" if NONE in ends else f"[{', '.join(ends)}]",
         p=p_text(claim["p_adjusted"]),
         seeds=claim["n"],
@@ -90,6 +97,17 @@ def _row(claim: Mapping[str, Any]) -> ClaimRow:
             )
         ),
     )
+
+
+def _mark(word: str) -> Verdict:
+    if word.startswith("not measured"):
+        return Verdict(word, "∅", "x", "refused", "magenta", 2)
+    return _MARKS.get(word, _NOT_SHOWN)
+
+
+def _difference(mean: Any, unit: str) -> str:
+    text = _number(mean, unit, signed=True)
+    return text if text == NONE else f"{text} {unit}".strip()
 
 
 def _labelled(labels: Sequence[str], numbers: Sequence[str], share: str) -> list[str]:
