@@ -142,7 +142,7 @@ def test_a_subject_asks_its_model_once():
             return x
 
     data = torch.randn(6, 3), torch.arange(6) % 3
-    subject = Subject(Counting(), nn.CrossEntropyLoss(), data, data, data, 3)
+    subject = Subject(Counting(), nn.CrossEntropyLoss(), data, data, data)
     assert subject.outputs("test")[0] is subject.outputs("test")[0]
     assert calls == [6]
     with pytest.raises(InputError, match="train, validation or test"):
@@ -197,7 +197,7 @@ def test_noise_is_of_the_inputs_own_kind_and_hangs_on_the_seed():
     from losslab.analysis.from_logits import _others
 
     images = torch.randint(0, 256, (8, 1, 3, 3), dtype=torch.uint8), torch.zeros(8).long()
-    subject = Subject(nn.Flatten(), nn.CrossEntropyLoss(), images, images, images, 9, seed=4)
+    subject = Subject(nn.Flatten(), nn.CrossEntropyLoss(), images, images, images, seed=4)
     noise, _ = _others(subject, "noise", 5)
     again, _ = _others(subject, "noise", 5)
     assert noise.dtype == torch.uint8 and noise.shape == (5, 1, 3, 3) and torch.equal(noise, again)

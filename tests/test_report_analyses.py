@@ -926,7 +926,7 @@ def test_a_trained_model_from_logits_to_figures(draw: Any) -> None:
         trace["correct"].append(logits.argmax(1) == target)
     both = {name: torch.stack(rows) for name, rows in trace.items()}
     data = inputs, target
-    subject = Subject(model, criterion, data, data, data, 3, trace={"train": both, "test": both})
+    subject = Subject(model, criterion, data, data, data, trace={"train": both, "test": both})
     asked = [
         *("margins", "energies", "gradients", "calibration", "generalisation", "ood", "dynamics"),
         "robustness(epsilons=[0.1, 0.3], epsilons_l2=[0.5], steps=3, examples=20)",

@@ -23,7 +23,6 @@ class Subject:
         model: The model. It comes back as it was given.
         criterion: The loss that it was trained with.
         train, validation, test: Its data.
-        num_classes: Number of classes.
         batch_size: Of its training.
         seed: Decides everything random in an analysis.
         device: Where the model computes.
@@ -36,7 +35,6 @@ class Subject:
     train: Data
     validation: Data
     test: Data
-    num_classes: int
     batch_size: int = 128
     seed: int = 0
     device: str | torch.device = "cpu"

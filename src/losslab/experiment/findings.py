@@ -14,6 +14,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,6 @@ def subject_of(
         train=task.train,
         validation=task.validation,
         test=task.test,
-        num_classes=task.num_classes,
         batch_size=task.batch_size,
         seed=seed,
         device=device,
@@ -197,6 +197,8 @@ def subjects_of(
             "were not kept; repeat its command with --keep-models: these runs are made again."
         )
 
+    data_by_name = data_from(data_dir)
+
     def maker(run: str, record: Mapping[str, Any]) -> Callable[[], Subject]:
         def make() -> Subject:
             return subject_of(
@@ -205,7 +207,7 @@ def subjects_of(
                 *load_model(folder, run, task),
                 seed=record["seed"],
                 device=device,
-                data_by_name=data_from(data_dir),
+                data_by_name=data_by_name,
             )
 
         return make
@@ -245,10 +247,10 @@ def _criterion(record: Mapping[str, Any], comparison: Mapping[str, Any]) -> nn.M
 
 
 def data_from(data_dir: str | Path | None) -> Callable[[str], Data]:
-    """Other data by name: the test examples of any task, read from ``data_dir``."""
+    """Other data by name: the test examples of any task, read from ``data_dir`` once."""
     from losslab.experiment.tasks import TaskOptions, build_task
 
-    return lambda name: build_task(name, TaskOptions(data_dir=data_dir)).test
+    return cache(lambda name: build_task(name, TaskOptions(data_dir=data_dir)).test)
 
 
 def refuse_unready(requests: Sequence[Request], data_by_name: Callable[[str], Data]) -> None:
