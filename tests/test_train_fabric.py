@@ -32,6 +32,7 @@ from losslab.experiment import launch, records, runner
 from losslab.experiment.checkpoint import Checkpoint
 from losslab.experiment.launch import Training, machine_for
 from losslab.experiment.plan import make_plan
+from losslab.experiment.reading import Reading
 from losslab.experiment.records import canonical_json
 from losslab.experiment.shares import divided, shares
 from losslab.experiment.train import Stopped, train
@@ -95,7 +96,7 @@ def test_parts_hold_every_row_once_and_none_alone(rows, ranks, pieces):
     target = torch.zeros(rows, dtype=torch.int64)
     seen, total = [], 0.0
     for rank in range(ranks):
-        for part, weight in shares(target, nn.CrossEntropyLoss(), ranks, rank, pieces):
+        for part, weight in shares(target, nn.CrossEntropyLoss(), Reading(), ranks, rank, pieces):
             found = list(range(rows))[part]
             assert len(found) > 1 or rows == 1
             total += weight

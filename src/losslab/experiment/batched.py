@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from losslab.experiment.batches import Batches, Reseed, derive_seed, own_randomness
+from losslab.experiment.reading import Reading
 from losslab.experiment.stack import Stack, Unstackable
 from losslab.experiment.stack_losses import StackLosses, alike
 from losslab.experiment.stack_optimizer import StackOptimizer, rates_of, refuses
@@ -128,6 +129,10 @@ class _Run:
             raise Unstackable("it augments its batches, which draws from a run's own generator")
         if task.attack is not None:
             raise Unstackable("it attacks its batches, each against a run's own model")
+        if type(task.reading) is not Reading:
+            raise Unstackable("its model's answers are not one row of logits an example")
+        if task.model_scores is not None or task.average > 1:
+            raise Unstackable("it asks more of the finished model, which the ordinary loop does")
         for member in members:
             _check_loss(member.criterion.to(device))
         self.order = _by_loss(members)
@@ -152,7 +157,9 @@ class _Run:
         self.stack.check(first.expand(len(self.stack), *first.shape).contiguous())
         self.optimizer = StackOptimizer(task, self.stack.values)
         self.losses = StackLosses([members[k].criterion for k in self.order], task.num_classes)
-        self.watches = [Watch(task.epochs, tuple(self.splits), task.patience) for _ in members]
+        self.watches = [
+            Watch(task.epochs, tuple(self.splits), task.patience, task.metrics) for _ in members
+        ]
         self.steps = len(self.batches[seeds[0]])
         self.rates = _Rates(task, [m.lr_scale for m in members], self.steps * task.epochs)
         self.step = 0

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from losslab import metrics
 from losslab.errors import InputError
 from losslab.experiment.task import Task, tensors_of
+from losslab.inputs import moved
 
 Reseed = Callable[..., None]
 
@@ -103,7 +105,7 @@ class Batches:
 
     def __init__(self, task: Task, seed: int, device: torch.device, reseed: Reseed) -> None:
         self.dataset, self.size, self.augment = task.train, task.batch_size, task.augment
-        self.examples = _length(task.train)
+        self.collate, self.examples = task.collate, _length(task.train)
         self.device, self.reseed = device, reseed
         self.order = torch.Generator().manual_seed(derive_seed(seed, "order"))
         self.augmentation = torch.Generator().manual_seed(derive_seed(seed, "augmentation"))
@@ -123,7 +125,7 @@ class Batches:
             chunks[-2:] = [torch.cat(chunks[-2:])]
         return chunks
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         self.began = self.order.get_state()
         chunks = self.chunks()[self.done :]
         for inputs, target in self._loaded(chunks) if self.tensors is None else self._fast(chunks):
@@ -152,28 +154,33 @@ class Batches:
             rows = chunk.to(self.device)
             yield inputs.index_select(0, rows), target.index_select(0, rows)
 
-    def _loaded(self, chunks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _loaded(self, chunks: list[Tensor]) -> Iterator[tuple[Any, Any]]:
         rows = [chunk.tolist() for chunk in chunks]
         # The loader draws a number it does not need; not from `order`, nor the global generator.
-        loader = DataLoader(self.dataset, batch_sampler=rows, generator=torch.Generator())
+        loader = DataLoader(
+            self.dataset, batch_sampler=rows, collate_fn=self.collate, generator=torch.Generator()
+        )
         fetched = iter(loader)
         for _ in chunks:
             self.data_seed += 1
             self.reseed(self.data_seed, everything=True)  # random transforms draw from these
             inputs, target = next(fetched)
-            yield inputs.to(self.device), target.to(self.device)
+            yield moved(inputs, self.device), moved(target, self.device)
 
 
 class Split:
-    """A split to measure on; `predict` returns all of its logits and targets."""
+    """A split to measure on; `predict` returns what is kept of all of its rows."""
 
     def __init__(self, name: str, task: Task, device: torch.device) -> None:
         self.name, self.classes, self.device = name, task.num_classes, device
+        self.reading = task.reading
         dataset: Dataset[Any] = getattr(task, name)
         tensors = tensors_of(dataset)
         self.batches: Any
         if tensors is None:
-            self.batches = DataLoader(dataset, task.batch_size, generator=torch.Generator())
+            self.batches = DataLoader(
+                dataset, task.batch_size, collate_fn=task.collate, generator=torch.Generator()
+            )
         else:
             inputs, target = (tensor.to(device) for tensor in tensors)
             # Big batches, yet small enough for a convolution's activations to stay in memory.
@@ -182,26 +189,26 @@ class Split:
 
     @torch.inference_mode()
     def predict(
-        self, model: nn.Module, forward: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits and targets of the whole split; ``forward`` is how to call ``model``."""
+        self, model: nn.Module, forward: Callable[[Any], Any] | None = None
+    ) -> dict[str, Tensor]:
+        """`metrics.examples` of the whole split, on the CPU; ``forward`` calls ``model``."""
         model.eval()
-        forward = forward or model
-        logits, targets = [], []
-        for inputs, target in self.batches:
-            logits.append(self.checked(forward(inputs.to(self.device)), target))
-            targets.append(target.to(self.device))
-        return torch.cat(logits), torch.cat(targets)
+        rows = [self.rows(forward or model, *batch) for batch in self.batches]
+        return {name: values.cpu() for name, values in metrics.joined(rows).items()}
 
-    def checked(self, logits: Tensor, target: Tensor) -> Tensor:
-        """``logits``, if they have the shape that a batch with this ``target`` asks for."""
-        if logits.shape != (len(target), self.classes):
+    def rows(self, forward: Callable[[Any], Any], inputs: Any, target: Any) -> dict[str, Tensor]:
+        """`metrics.examples` of one batch."""
+        target = moved(target, self.device)
+        output = forward(moved(inputs, self.device))
+        labels = self.reading.labels(target)
+        logits = self.reading.logits(output, target)
+        if logits.shape != (len(labels), self.classes):
             raise InputError(
-                f"Expected the model to return logits of shape {(len(target), self.classes)} "
+                f"Expected the model to return logits of shape {(len(labels), self.classes)} "
                 f"(examples, classes), but got {tuple(logits.shape)}; correct the model or "
                 "the task's num_classes."
             )
-        return logits
+        return metrics.examples(logits, labels)
 
 
 def _length(dataset: Dataset[Any]) -> int:

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from losslab.errors import InputError
+from losslab.experiment.averaging import WeightAverage
 from losslab.experiment.batches import Batches, load_random_states, random_states
 from losslab.experiment.launch import Machine
 from losslab.experiment.records import write_atomically
@@ -59,6 +60,7 @@ class Progress:
     batches: Batches
     watch: Watch
     machine: Machine
+    average: WeightAverage | None = None
 
     def state(self) -> dict[str, Any]:
         return {
@@ -70,6 +72,7 @@ class Progress:
             "batches": self.batches.state(),
             "watch": {name: getattr(self.watch, name) for name in self.watch.state},
             "machine": self.machine.state(),
+            "average": None if self.average is None else self.average.state(),
             "random": random_states(self.machine.device),
         }
 
@@ -83,6 +86,8 @@ class Progress:
         for name, value in state["watch"].items():
             setattr(self.watch, name, value)
         self.machine.load_state(state["machine"])
+        if self.average is not None:
+            self.average.load_state(state["average"])
         for name, value in state["position"].items():
             setattr(self.position, name, value)
         load_random_states(self.machine.device, state["random"])

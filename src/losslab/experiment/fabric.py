@@ -16,10 +16,13 @@ from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from losslab import metrics
 from losslab.errors import InputError
 from losslab.experiment.batches import Split
-from losslab.experiment.launch import Machine, Objective, Part, Training, processes
+from losslab.experiment.launch import Machine, Part, Training, processes
+from losslab.experiment.reading import Objective, Reading
 from losslab.experiment.shares import shares
+from losslab.inputs import taken
 
 T = TypeVar("T")
 
@@ -44,12 +47,14 @@ class FabricMachine(Machine):
         }
         return self.forward
 
-    def parts(self, inputs: Tensor, target: Tensor, objective: Objective) -> Iterator[Part]:
-        pieces = shares(target, objective, self.ranks, self.rank, self.training.accumulate)
+    def parts(
+        self, inputs: Any, target: Any, objective: Objective, reading: Reading
+    ) -> Iterator[Part]:
+        pieces = shares(target, objective, reading, self.ranks, self.rank, self.training.accumulate)
         for number, (rows, weight) in enumerate(pieces, start=1):
             # DDP exchanges the mean of the ranks' gradients, once they are whole.
             with self._no_exchange() if number < len(pieces) else nullcontext():
-                yield inputs[rows], target[rows], weight * self.ranks
+                yield taken(inputs, rows), taken(target, rows), weight * self.ranks
 
     def _no_exchange(self) -> Any:
         return self.fabric.no_backward_sync(self.forward) if self.ranks > 1 else nullcontext()
@@ -79,13 +84,11 @@ class FabricMachine(Machine):
             torch.distributed.all_reduce(total)
         return total.item() / self.ranks
 
-    def outputs(
-        self, model: nn.Module, splits: Sequence[Split]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        def forward(inputs: Tensor) -> Tensor:
+    def outputs(self, model: nn.Module, splits: Sequence[Split]) -> dict[str, dict[str, Tensor]]:
+        def forward(inputs: Any) -> Any:
             with self.fabric.autocast():
-                logits = model(inputs)
-            return self.precision.convert_output(logits)
+                output = model(inputs)
+            return self.precision.convert_output(output)
 
         if self.ranks == 1:
             return {split.name: split.predict(model, forward) for split in splits}
@@ -95,25 +98,19 @@ class FabricMachine(Machine):
 
     @torch.inference_mode()
     def _predict(
-        self, model: nn.Module, forward: Callable[[Tensor], Tensor], split: Split
-    ) -> tuple[Tensor, Tensor]:
+        self, model: nn.Module, forward: Callable[[Any], Any], split: Split
+    ) -> dict[str, Tensor]:
         """Every rank takes some of the batches, whole, so that their logits do not change."""
         model.eval()
-        logits: dict[int, Tensor] = {}
-        targets: list[Tensor] = []
-        # A rank without a batch of its own computes the first, to know what logits look like.
-        mine = self.rank if self.rank < len(split.batches) else 0
+        mine = {}
         for number, (inputs, target) in enumerate(split.batches):
-            if number % self.ranks == mine:
-                found = split.checked(forward(inputs.to(self.device)), target)
-                logits[sum(map(len, targets))] = found
-            targets.append(target.to(self.device))
-        every = found.new_zeros(sum(map(len, targets)), split.classes)
-        if mine == self.rank:
-            for start, found in logits.items():
-                every[start : start + len(found)] = found
-        torch.distributed.all_reduce(every)  # each row comes from one rank, and 0 from the others
-        return every, torch.cat(targets)
+            if number % self.ranks == self.rank:
+                rows = split.rows(forward, inputs, target)
+                mine[number] = {name: values.cpu() for name, values in rows.items()}
+        of_ranks: list[Any] = [None] * self.ranks
+        torch.distributed.all_gather_object(of_ranks, mine)
+        found = {number: rows for of_rank in of_ranks for number, rows in of_rank.items()}
+        return metrics.joined([found[number] for number in sorted(found)])
 
     def from_first(self, make: Callable[[], T]) -> T:
         if self.ranks == 1:

@@ -22,12 +22,12 @@ from torch.optim import Optimizer
 
 from losslab.errors import InputError, nearest
 from losslab.experiment.batches import Split
+from losslab.experiment.reading import Objective, Reading
 
 _PATIENCE = 10.0  # seconds
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
-Objective = Callable[[Tensor, Tensor], Tensor]
-Part = tuple[Tensor, Tensor, float]
+Part = tuple[Any, Any, float]
 T = TypeVar("T")
 
 
@@ -179,7 +179,9 @@ class Machine:
         """What to call instead of the model in training."""
         return model
 
-    def parts(self, inputs: Tensor, target: Tensor, objective: Objective) -> Iterable[Part]:
+    def parts(
+        self, inputs: Any, target: Any, objective: Objective, reading: Reading
+    ) -> Iterable[Part]:
         """What this process computes of a batch: inputs, targets, and how much their loss counts.
 
         The weighted losses of all parts, on all processes, have the gradient of the batch's loss.
@@ -197,10 +199,8 @@ class Machine:
         """The batch's loss, from the weighted losses of this process's parts."""
         return losses[0].item()
 
-    def outputs(
-        self, model: nn.Module, splits: Sequence[Split]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Logits and targets of whole splits, the same on all processes."""
+    def outputs(self, model: nn.Module, splits: Sequence[Split]) -> dict[str, dict[str, Tensor]]:
+        """What is kept of each row of whole splits, the same on all processes."""
         return {split.name: split.predict(model) for split in splits}
 
     def from_first(self, make: Callable[[], T]) -> T:

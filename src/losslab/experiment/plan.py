@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader
 
-from losslab import metrics
 from losslab.analysis.classifier import Data
 from losslab.analysis.request import Request
 from losslab.errors import InputError, nearest
 from losslab.experiment import records
 from losslab.experiment.launch import Training, processes
+from losslab.experiment.reading import Reading
 from losslab.experiment.records import SELECTIONS
 from losslab.experiment.summary import DEFAULT_MARGINS
 from losslab.experiment.task import Task, tensors_of
@@ -258,32 +258,34 @@ def yardsticks(task: Task) -> dict[str, Any]:
     ``chance``: what a model scores that always answers the most frequent training class, which is
     what a diverged run counts for. ``resolution``: the smallest step of a metric, one test example.
     """
-    test, classes = _targets(task.test), task.num_classes
-    commonest = int(torch.bincount(_targets(task.train), minlength=classes).argmax())
-    answer = nn.functional.one_hot(torch.tensor([commonest]), classes).float().expand(len(test), -1)
-    counts = torch.bincount(test, minlength=classes)
+    train, counts = (label_counts(task, split) for split in ("train", "test"))
+    commonest, present = int(train.argmax()), int((counts > 0).sum())
+    right = int(counts[commonest])
     return {
         "chance": {
             "class": commonest,
-            "accuracy": metrics.accuracy(answer, test).item(),
-            "balanced_accuracy": metrics.balanced_accuracy(answer, test).item(),
+            "accuracy": right / int(counts.sum()),
+            "balanced_accuracy": 1 / present if right else 0.0,
         },
         "resolution": {
-            "accuracy": 1 / len(test),
-            "balanced_accuracy": 1 / int((counts > 0).sum() * counts.max()),
+            "accuracy": 1 / int(counts.sum()),
+            "balanced_accuracy": 1 / int(present * counts.max()),
         },
     }
 
 
-def _targets(dataset: Dataset[Any]) -> Tensor:
+def label_counts(task: Task, split: str) -> Tensor:
+    """How many rows of a split are of each class, ``(num_classes,)``."""
+    dataset = getattr(task, split)
     tensors = tensors_of(dataset)
     if tensors is not None:
-        return tensors[1]
-    targets = getattr(dataset, "targets", None)  # as torchvision's data sets have
-    if targets is None:
-        length = len(dataset)  # type: ignore[arg-type]
-        targets = [int(dataset[index][1]) for index in range(length)]
-    return torch.as_tensor(targets, dtype=torch.int64)
+        labels = task.reading.labels(tensors[1])
+    elif type(task.reading) is Reading and hasattr(dataset, "targets"):  # as torchvision's have
+        labels = torch.as_tensor(dataset.targets, dtype=torch.int64)
+    else:
+        batches = DataLoader(dataset, task.batch_size, collate_fn=task.collate)
+        labels = torch.cat([task.reading.labels(target).flatten() for _, target in batches])
+    return torch.bincount(labels, minlength=task.num_classes)
 
 
 def _refuse_repeated(what: str, values: Sequence[Any], remedy: str) -> None:

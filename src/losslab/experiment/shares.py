@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from losslab.errors import InputError
-
-Objective = Callable[[Tensor, Tensor], Tensor]
+from losslab.experiment.reading import Objective, Reading
+from losslab.inputs import length, taken
 
 
 def divided(rows: int, parts: int) -> list[slice]:
@@ -35,14 +35,14 @@ def divided(rows: int, parts: int) -> list[slice]:
 
 
 def shares(
-    target: Tensor, objective: Objective, ranks: int, rank: int, pieces: int
+    target: Any, objective: Objective, reading: Reading, ranks: int, rank: int, pieces: int
 ) -> list[tuple[slice, float]]:
     """The rows that ``rank`` computes, in ``pieces``, and how much the loss of each counts.
 
     A rank for which there are no rows takes some of another's, which then count nothing: the
     ranks must go through the model together.
     """
-    of_ranks = divided(len(target), ranks)
+    of_ranks = divided(length(target), ranks)
     if rank >= len(of_ranks):
         return [(of_ranks[0], 0.0)]
     mine = of_ranks[rank]
@@ -51,14 +51,23 @@ def shares(
         for piece in divided(mine.stop - mine.start, pieces)
     ]
     divisor = _divisor(objective)
-    if divisor is None:
+
+    def size(part: Any) -> float | None:
+        own = reading.size(part)
+        return divisor(reading.labels(part)) if own is None and divisor is not None else own
+
+    whole = size(target)
+    if whole is None:
         return [(piece, 1.0) for piece in rows]
-    whole = divisor(target)
-    return [(piece, divisor(target[piece]) / whole if whole else math.nan) for piece in rows]
+    parts = [size(taken(target, piece)) or 0.0 for piece in rows]
+    return [
+        (piece, part / whole if whole else math.nan)
+        for piece, part in zip(rows, parts, strict=True)
+    ]
 
 
 def _divisor(objective: Objective) -> Callable[[Tensor], float] | None:
-    """What the loss divides by, as a function of the targets; None where it is a sum."""
+    """What the loss divides by, as a function of the labels; None where it is a sum."""
     kinds = [_options(part) for part in getattr(objective, "modules", list)() if _is_loss(part)]
     if not kinds:
         return len

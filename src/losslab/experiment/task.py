@@ -7,7 +7,7 @@ run and not after an hour of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -21,6 +21,8 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from losslab.analysis.attacks import Attack
 from losslab.analysis.ball import as_floats, check_inside, limits_of
 from losslab.errors import InputError
+from losslab.experiment.reading import Reading
+from losslab.metrics import METRICS, Metric
 
 SPLITS = ("train", "validation", "test")
 _SHOWN = 5  # how many bad places a message lists
@@ -53,6 +55,17 @@ class Task:
             (accuracy, then NLL); None runs all epochs. Schedules keep to ``epochs``.
         attack: What every training batch is changed by, after augmentation, against the model as
             it stands (`losslab.experiment.adversarial`); None trains on the inputs themselves.
+        collate: Makes a batch ``(inputs, target)`` of a list of examples, for data that are not a
+            ``TensorDataset``; None is PyTorch's own. Both may be tensors in tuples, lists and
+            mappings, or a batch of graphs: whatever ``model(inputs)`` and ``reading`` take.
+        reading: How the model's answer to a batch becomes rows of logits and their labels, and the
+            loss of a batch; as it is, one row of logits an example.
+        metrics: What to record of every split beside the seven metrics: some of
+            `losslab.metrics.MORE`, or a `losslab.metrics.Metric` of your own.
+        model_scores: ``(model, "validation" or "test")`` -> numbers by name, asked once of the
+            finished model, for what logits do not say (BLEU of translations, average precision of
+            boxes). ``metrics`` must have a row without ``measure`` for each.
+        average: Measure and keep, in the end, the mean of the weights after this many last epochs.
         description: JSON-serialisable facts: source, sizes, preprocessing, model, fingerprint.
 
     Raises:
@@ -90,6 +103,11 @@ class Task:
     class_names: tuple[str, ...] | None = None
     patience: int | None = None
     attack: Attack | None = None
+    collate: Callable[[list[Any]], tuple[Any, Any]] | None = None
+    reading: Reading = field(default_factory=Reading)
+    metrics: tuple[Metric, ...] = ()
+    model_scores: Callable[[nn.Module, str], Mapping[str, float]] | None = None
+    average: int = 1
     description: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -140,6 +158,8 @@ def _check_fields(task: Task) -> None:
         ("optimizer", False),
         ("lr_scheduler", True),
         ("augment", True),
+        ("collate", True),
+        ("model_scores", True),
     ):
         value = getattr(task, key)
         if not (callable(value) or (optional and value is None)):
@@ -147,6 +167,8 @@ def _check_fields(task: Task) -> None:
                 f"task {task.name!r}: {key} must be a function; got {type(value).__name__}."
             )
     _check_attack(task)
+    _check_metrics(task)
+    _check_average(task)
     if isinstance(task.model, nn.Module):
         raise InputError(
             f"task {task.name!r}: model must be a function that makes a fresh model "
@@ -166,9 +188,44 @@ def _check_fields(task: Task) -> None:
         ) from None
 
 
+def _check_metrics(task: Task) -> None:
+    names = [metric.name for metric in task.metrics]
+    twice = sorted({name for name in names if names.count(name) > 1 or name in METRICS})
+    if twice:
+        raise InputError(
+            f"task {task.name!r}: expected metrics with names of their own; got {twice[0]!r} "
+            f"twice, or one of those that are always recorded ({', '.join(METRICS)})."
+        )
+    unmeasured = [metric.name for metric in task.metrics if metric.measure is None]
+    if bool(unmeasured) != (task.model_scores is not None):
+        raise InputError(
+            f"task {task.name!r}: expected model_scores together with metrics that have no "
+            f"measure, which it gives; got {'no ' if task.model_scores is None else ''}"
+            f"model_scores and {', '.join(unmeasured) or 'no such metric'}."
+        )
+
+
+def _check_average(task: Task) -> None:
+    if type(task.average) is not int or not 1 <= task.average <= task.epochs:
+        raise InputError(
+            f"task {task.name!r}: average must be a whole number of last epochs, from 1 to epochs "
+            f"({task.epochs}); got {task.average!r}."
+        )
+    if task.average > 1 and task.patience is not None:
+        raise InputError(
+            f"task {task.name!r}: average and patience exclude each other, since which epochs are "
+            "the last is not known beforehand; leave one out."
+        )
+
+
 def _check_attack(task: Task) -> None:
     if task.attack is None:
         return
+    if type(task.reading) is not Reading:
+        raise InputError(
+            f"task {task.name!r}: attack changes inputs with one label each; leave attack or "
+            "reading out."
+        )
     if not isinstance(task.attack, Attack):
         raise InputError(
             f"task {task.name!r}: attack must be a losslab.analysis.attacks.Attack; "
@@ -204,6 +261,8 @@ def _check_split(split: str, dataset: Dataset, task: Task) -> None:
         _check_example(where, len(dataset) - 1, dataset[len(dataset) - 1], task)
         return
     inputs, targets = tensors
+    if type(task.reading) is not Reading:
+        return _check_labels(where, task.reading.labels(targets), task)
     _check_targets(where, targets, task)
     _check_finite(where, inputs)
     if split == "train":
@@ -235,6 +294,15 @@ def _check_targets(where: str, targets: Tensor, task: Task) -> None:
             f"({len(bad)} of {len(targets)} targets are out of range). "
             "Number the classes from 0, or correct num_classes."
         )
+
+
+def _check_labels(where: str, labels: Tensor, task: Task) -> None:
+    if labels.dtype != torch.int64 or labels.dim() != 1 or not len(labels):
+        raise InputError(
+            f"{where}: reading must make labels of the targets, int64 of shape (rows,), at least "
+            f"one; got {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}."
+        )
+    _check_targets(where, labels, task)
 
 
 def _check_finite(where: str, inputs: Tensor) -> None:
@@ -280,6 +348,8 @@ def _check_example(where: str, index: int, example: Any, task: Task) -> None:
             f"example {index} is {type(example).__name__}."
         )
     inputs, target = example
+    if type(task.reading) is not Reading:
+        return  # its targets have a form of their own
     target = torch.as_tensor(target)
     if target.is_floating_point() or target.dtype == torch.bool or target.dim():
         raise InputError(

@@ -24,15 +24,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from losslab import metrics
+from losslab.analysis.classifier import evaluating
 from losslab.errors import InputError
 from losslab.experiment.adversarial import attacked
-from losslab.experiment.batches import Batches, Split, derive_seed, own_randomness
+from losslab.experiment.averaging import WeightAverage
+from losslab.experiment.batches import Batches, Reseed, Split, derive_seed, own_randomness
 from losslab.experiment.checkpoint import Checkpoint, Position, Progress
-from losslab.experiment.launch import Machine, Objective, Training, machine_for
+from losslab.experiment.launch import Machine, Training, machine_for
+from losslab.experiment.reading import Objective, Reading
 from losslab.experiment.task import Task
 from losslab.experiment.watch import (
     Diverged,
@@ -42,6 +45,7 @@ from losslab.experiment.watch import (
     check_outputs,
     followed_splits,
 )
+from losslab.inputs import length
 
 PLAIN = Training()
 
@@ -112,17 +116,20 @@ def train(
         total = task.epochs * len(batches)
         schedulers = [task.lr_scheduler(o, total) for o in optimizers] if task.lr_scheduler else []
         splits = [Split(name, task, device) for name in ("validation", "test")]
-        watch = Watch(task.epochs, tuple(split.name for split in splits), task.patience)
+        names = tuple(split.name for split in splits)
+        watch = Watch(task.epochs, names, task.patience, task.metrics)
         followed = followed_splits(follow)
         unmeasured = [Split("train", task, device)] if "train" in followed else []
         # Ranks have other examples of a batch, so they drop out other units.
         dropout = "dropout" if machine.first else f"dropout on rank {machine.rank}"
         dropout_seed = derive_seed(seed, dropout)
         attack_seed = derive_seed(seed, "attack")
+        evaluation_seed = derive_seed(seed, "evaluation")
+        average = WeightAverage(model, task.epochs, task.average) if task.average > 1 else None
         at = Position()
         run = _described(task, criterion, seed, batches, training)
         run |= {"follow": followed} if followed else {}
-        parts = (model, criterion, optimizers, schedulers, batches, watch, machine)
+        parts = (model, criterion, optimizers, schedulers, batches, watch, machine, average)
         progress_so_far = Progress(at, *parts)
         if checkpoint is not None:
             checkpoint.resume(run, progress_so_far)
@@ -145,7 +152,7 @@ def train(
                     reseed(dropout_seed + at.step)
                     losses = [
                         _update(
-                            *(machine, model, forward, inputs, target),
+                            *(machine, model, forward, task.reading, inputs, target),
                             *(objective, optimizer, scale_at(progress)),
                         )
                         for objective, optimizer in zip(objectives, optimizers, strict=True)
@@ -159,17 +166,18 @@ def train(
                                 f"the training loss became {loss} in epoch {epoch}, "
                                 f"step {batches.done} of {len(batches)}"
                             )
-                    at.loss_sum += losses[0] * len(target)
+                    at.loss_sum += losses[0] * length(target)
                     if checkpoint is not None and checkpoint.due() and machine.first:
                         at.seconds = time.perf_counter() - begun
                         checkpoint.save(run, progress_so_far)
-                evaluation_seed = derive_seed(seed, "evaluation")
+                if average is not None:
+                    average.after(epoch, model)
                 reseed(evaluation_seed, everything=True)
                 traced = machine.outputs(model, unmeasured) if unmeasured else {}
                 reseed(evaluation_seed, everything=True)
                 outputs = machine.outputs(model, splits)
                 check_outputs(outputs, epoch)
-                scores = {name: _scores(*output) for name, output in outputs.items()}
+                scores = {name: _scores(output) for name, output in outputs.items()}
                 mean_loss = at.loss_sum / batches.examples
                 measured = watch.note(epoch, at.lr, mean_loss, outputs, scores)
                 traced = traced | outputs
@@ -180,15 +188,17 @@ def train(
                     break
         except Diverged as broken:
             return watch.diverged(model, str(broken), time.perf_counter() - begun)
-        return watch.finished(model, time.perf_counter() - begun)
+        further = _scores_of_model(task, model, machine, reseed, evaluation_seed)
+        return watch.finished(model, time.perf_counter() - begun, further)
 
 
 def _update(
     machine: Machine,
     model: nn.Module,
-    forward: Callable[[Tensor], Tensor],
-    inputs: Tensor,
-    target: Tensor,
+    forward: Callable[[Any], Any],
+    reading: Reading,
+    inputs: Any,
+    target: Any,
     objective: Objective,
     optimizer: Optimizer,
     scale: float,
@@ -196,10 +206,14 @@ def _update(
     """Forward, backward and an optimiser step at ``scale`` times its learning rate; the loss."""
     losses = []
     optimizer.zero_grad()
-    for rows, goal, weight in machine.parts(inputs, target, objective):
-        logits = forward(rows)
+    for rows, goal, weight in machine.parts(inputs, target, objective, reading):
+        output = forward(rows)
         # a part that counts nothing may have no finite loss, as a mean of nothing
-        loss = objective(logits, goal) if weight else 0.0 * logits.sum()
+        loss = (
+            reading.loss(objective, output, goal)
+            if weight
+            else 0.0 * reading.logits(output, goal).sum()
+        )
         if loss.ndim:
             raise InputError(
                 "Expected the loss of a batch to be one number, but its shape is "
@@ -221,6 +235,22 @@ def _update(
     return machine.total(losses)
 
 
+def _scores_of_model(
+    task: Task, model: nn.Module, machine: Machine, reseed: Reseed, seed: int
+) -> dict[str, dict[str, float]]:
+    """What the task asks of the finished model itself, by split; the first process alone asks."""
+    asked = task.model_scores
+    if asked is None:
+        return {}
+
+    def ask() -> dict[str, dict[str, float]]:
+        reseed(seed, everything=True)
+        with evaluating(model), torch.no_grad():
+            return {split: dict(asked(model, split)) for split in ("validation", "test")}
+
+    return machine.from_first(ask)
+
+
 def _described(
     task: Task, criterion: nn.Module, seed: int, batches: Batches, training: Training
 ) -> dict[str, Any]:
@@ -237,5 +267,5 @@ def _described(
     }
 
 
-def _scores(logits: Tensor, target: Tensor) -> tuple[float, float]:
-    return metrics.accuracy(logits, target).item(), metrics.nll(logits, target).item()
+def _scores(kept: metrics.Examples) -> tuple[float, float]:
+    return kept["correct"].double().mean().item(), kept["nll"].mean().item()

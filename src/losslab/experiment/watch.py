@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from losslab import metrics
 from losslab.errors import InputError
 from losslab.experiment.records import SELECTIONS
 from losslab.experiment.task import SPLITS
+from losslab.metrics.catalog import Metric
 
 HISTOGRAM_BINS = 50
-Outputs = dict[str, tuple[Tensor, Tensor]]  # a split's logits and targets
+Output = metrics.Examples | tuple[Tensor, Tensor]  # what is kept of each row, or logits and labels
+Outputs = Mapping[str, Output]  # by split
 Scores = dict[str, tuple[float, float]]  # a split's accuracy and NLL
 Trace = dict[str, dict[str, Tensor]]  # a split's log-odds and correctness (epochs, examples)
 
@@ -77,8 +79,14 @@ class Watch:
 
     state = ("kept", "best", "curves", "followed")  # what a checkpoint must hold of it
 
-    def __init__(self, epochs: int, splits: tuple[str, ...], patience: int | None = None) -> None:
-        self.epochs, self.patience = epochs, patience
+    def __init__(
+        self,
+        epochs: int,
+        splits: tuple[str, ...],
+        patience: int | None = None,
+        more: Sequence[Metric] = (),
+    ) -> None:
+        self.epochs, self.patience, self.more = epochs, patience, more
         self.kept: dict[str, tuple[int, Outputs]] = {}
         self.best: dict[str, tuple[float, float]] = {}
         self.curves: dict[str, Any] = {"epoch": [], "lr": [], "train_loss": []}
@@ -94,7 +102,7 @@ class Watch:
             rank = (accuracy, -nll)  # ties: the lower NLL, then the earlier epoch
             if selection not in self.best or rank > self.best[selection]:
                 self.best[selection] = rank
-                self.kept[selection] = (epoch, {n: (_own(z), y) for n, (z, y) in outputs.items()})
+                self.kept[selection] = (epoch, {n: _own(output) for n, output in outputs.items()})
         for key, value in (("epoch", epoch), ("lr", lr), ("train_loss", train_loss)):
             self.curves[key].append(value)
         for name, (accuracy, nll) in scores.items():
@@ -104,11 +112,15 @@ class Watch:
 
     def follow(self, outputs: Outputs) -> None:
         """Keep what becomes of every single example of these splits."""
-        for name, (logits, target) in outputs.items():
-            logits, target = logits.cpu(), target.cpu()
+        for name, output in outputs.items():
             kept = self.followed.setdefault(name, {"log_odds": [], "correct": []})
-            kept["log_odds"].append(metrics.log_odds(logits, target).float())
-            kept["correct"].append(metrics.correct(logits, target))
+            if isinstance(output, tuple):
+                logits, target = (tensor.cpu() for tensor in output)
+                kept["log_odds"].append(metrics.log_odds(logits, target).float())
+                kept["correct"].append(metrics.correct(logits, target))
+            else:
+                kept["log_odds"].append(output["log_odds"].float())
+                kept["correct"].append(output["correct"])
 
     @property
     def trace(self) -> Trace | None:
@@ -127,31 +139,43 @@ class Watch:
         best: int = self.kept["validation_selected"][0]
         return bool(epochs[-1] - best >= self.patience)
 
-    def finished(self, model: nn.Module, seconds: float) -> TrainingResult:
+    def finished(
+        self,
+        model: nn.Module,
+        seconds: float,
+        scores_of_model: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> TrainingResult:
+        """The result; ``scores_of_model`` are further scores of the last epoch, by split."""
         results: dict[str, dict[str, Any] | None] = {}
         for selection in SELECTIONS:
             epoch, outputs = self.kept[selection]
-            scores = {name: metrics.evaluate(*output) for name, output in outputs.items()}
+            scores = {name: self._scores(output) for name, output in outputs.items()}
             results[selection] = {"epoch": epoch, **scores}
-        logits, target = (tensor.cpu() for tensor in self.kept["last"][1]["test"])
-        margins = metrics.margin(logits, target)
-        table = metrics.reliability(logits, target)
+        for split, more in (scores_of_model or {}).items():
+            results["last"][split] |= more  # type: ignore[index]
+        test = _examples(self.kept["last"][1]["test"])
+        table = metrics.diagram(test["confidence"], test["correct"])
         return TrainingResult(
             status="finished",
             reason=None,
             curves=self.curves,
             results=results,
-            margin_histogram=_histogram(margins),
+            margin_histogram=_histogram(test["margin"]),
             reliability={name: values.tolist() for name, values in table._asdict().items()},
             examples={
-                "log_odds": metrics.log_odds(logits, target).float(),
-                "margin": margins.float(),
-                "correct": metrics.correct(logits, target),
+                "log_odds": test["log_odds"].float(),
+                "margin": test["margin"].float(),
+                "correct": test["correct"],
             },
             model=model,
             seconds=seconds,
             trace=self.trace,
         )
+
+    def _scores(self, output: Output) -> dict[str, float]:
+        kept = _examples(output)
+        more = {row.name: row.measured(kept) for row in self.more if row.measure is not None}
+        return {**metrics.evaluate_examples(kept), **more}
 
     def diverged(self, model: nn.Module, reason: str, seconds: float) -> TrainingResult:
         nothing: dict[str, Any] = dict.fromkeys(SELECTIONS)
@@ -171,18 +195,30 @@ def followed_splits(names: Sequence[str]) -> list[str]:
 
 def check_outputs(outputs: Outputs, epoch: int) -> None:
     """Raise `Diverged` where logits are not finite."""
-    for name, (logits, _) in outputs.items():
-        broken = int((~logits.isfinite()).any(dim=1).sum())
+    for name, output in outputs.items():
+        rows = {"finite": output[0].isfinite().all(dim=1)} if isinstance(output, tuple) else output
+        finite = rows["finite"]
+        broken = int((~finite).sum())
         if broken:
             raise Diverged(
-                f"the logits of {broken} of {len(logits)} {name} examples were not finite "
+                f"the logits of {broken} of {len(finite)} {name} examples were not finite "
                 f"after epoch {epoch}"
             )
 
 
-def _own(x: Tensor) -> Tensor:
-    """``x`` in memory of its own: a view would keep alive what it is a view of."""
-    return x if x._base is None else x.clone()
+def _own(output: Output) -> Output:
+    """Logits in memory of their own: a view would keep alive what it is a view of."""
+    if not isinstance(output, tuple):
+        return output
+    logits, target = output
+    return logits if logits._base is None else logits.clone(), target
+
+
+def _examples(output: Output) -> metrics.Examples:
+    """What is kept of each row, of logits as well; on the CPU."""
+    if not isinstance(output, tuple):
+        return output
+    return metrics.examples(*(tensor.cpu() for tensor in output))
 
 
 def _histogram(values: Tensor) -> dict[str, list[float]]:

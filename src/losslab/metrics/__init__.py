@@ -27,7 +27,6 @@ docs/metrics.md explains each number.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from losslab.metrics import ood
@@ -38,10 +37,11 @@ from losslab.metrics.calibration import (
     brier_decomposition,
     calibration_error,
     classwise_ece,
+    diagram,
     ece,
     reliability,
 )
-from losslab.metrics.checks import checked
+from losslab.metrics.catalog import METRICS, MORE, Metric
 from losslab.metrics.distributions import Distribution, Histogram, distribution, histogram
 from losslab.metrics.energies import (
     ClassEnergies,
@@ -50,6 +50,7 @@ from losslab.metrics.energies import (
     conditional_energies,
     lowest_other_energy,
 )
+from losslab.metrics.examples import Examples, evaluate_examples, examples, joined
 from losslab.metrics.odds import BANDS, GradientShares, Margins, gradient_shares, margins
 from losslab.metrics.scores import (
     accuracy,
@@ -67,13 +68,16 @@ __all__ = [
     "BANDS",
     "BINS",
     "METRICS",
+    "MORE",
     "BrierDecomposition",
     "ClassEnergies",
     "Distribution",
     "Energies",
+    "Examples",
     "GradientShares",
     "Histogram",
     "Margins",
+    "Metric",
     "Reliability",
     "accuracy",
     "balanced_accuracy",
@@ -84,13 +88,17 @@ __all__ = [
     "classwise_ece",
     "conditional_energies",
     "correct",
+    "diagram",
     "distribution",
     "ece",
     "energy",
     "evaluate",
+    "evaluate_examples",
+    "examples",
     "fit_temperature",
     "gradient_shares",
     "histogram",
+    "joined",
     "log_odds",
     "lowest_other_energy",
     "margin",
@@ -100,27 +108,14 @@ __all__ = [
     "reliability",
 ]
 
-METRICS = ("accuracy", "balanced_accuracy", "nll", "brier", "ece", "margin", "energy")
-
 
 def evaluate(logits: Tensor, target: Tensor) -> dict[str, float]:
     """Every metric of `METRICS` at once, as plain numbers; margin and energy are means.
 
     Example:
+        >>> import torch
         >>> scores = evaluate(torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 0]))
         >>> scores["accuracy"], scores["margin"]
         (0.5, 0.0)
     """
-    logits, target = checked(logits, target)
-    values = torch.stack(
-        [
-            accuracy(logits, target),
-            balanced_accuracy(logits, target),
-            nll(logits, target),
-            brier(logits, target),
-            ece(logits, target),
-            margin(logits, target).mean(),
-            energy(logits, target).mean(),
-        ]
-    )
-    return dict(zip(METRICS, values.tolist(), strict=True))
+    return evaluate_examples(examples(logits, target))

@@ -18,9 +18,13 @@ def correct(logits: Tensor, target: Tensor) -> Tensor:
 
     A tie goes to the first of the equal classes; a row with a NaN predicts nothing and is wrong.
     """
-    logits, target = checked(logits, target)
-    top, predicted = logits.max(dim=1)
-    return (predicted == target) & ~top.isnan()
+    return predicted(logits, target) == target
+
+
+def predicted(logits: Tensor, target: Tensor) -> Tensor:
+    """Each example's class with the largest logit, the first of equal ones; −1 where one is NaN."""
+    top, place = checked(logits, target)[0].max(dim=1)
+    return place.where(~top.isnan(), -1)
 
 
 def accuracy(logits: Tensor, target: Tensor) -> Tensor:
