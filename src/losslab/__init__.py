@@ -21,6 +21,7 @@ from losslab.losses.margins import (
     LargeMarginLinear,
     LDAMMargin,
     LogitAdjustment,
+    ReweightedLoss,
     class_weights,
 )
 from losslab.losses.modules import (
@@ -54,6 +55,7 @@ __all__ = [
     "LinearRows",
     "LargeMarginLinear",
     "LogitAdjustment",
+    "ReweightedLoss",
     "MaxMahalanobisCenterLoss",
     "OddsLoss",
     "OneVsRestLoss",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from losslab.experiment.records import SELECTIONS
 from losslab.experiment.summary import DEFAULT_MARGINS
 from losslab.experiment.task import Task, tensors_of
 
+_COUNTS = re.compile(r"\bcounts\s*=\s*train\b")
 LossMaker = str | Callable[[], nn.Module]
 
 
@@ -31,7 +33,9 @@ class Comparison:
 
     Args:
         task: What is learned.
-        losses: ``(label, spec)`` pairs; the first is the baseline. Instead of a spec string, a
+        losses: ``(label, spec)`` pairs; the first is the baseline. ``counts=train`` in a spec (of
+            ``ldam``, ``logit_adjustment``, ``reweighted``) stands for the classes' numbers of
+            training examples. Instead of a spec string, a
             function that makes the loss module: its ``spec`` names it in the records (its label
             does where the module's spec is ``"custom"``: a changed function needs another label).
         out: Folder of the comparison; an existing one of the same comparison is continued.
@@ -142,7 +146,8 @@ def make_plan(comparison: Comparison) -> Plan:
     task = comparison.task
     if "sha256" not in task.description:  # the run_id must notice other data
         task = with_description(task, {})
-    arms = [_arm(label, loss, comparison.loss_options) for label, loss in comparison.losses]
+    losses = [(label, _counted(loss, task)) for label, loss in comparison.losses]
+    arms = [_arm(label, loss, comparison.loss_options) for label, loss in losses]
     skipped: dict[str, str] = {}
     if comparison.matched_gradient:
         controls, skipped = _controls(arms, task.epochs)
@@ -156,6 +161,8 @@ def make_plan(comparison: Comparison) -> Plan:
             "loss_options": dict(comparison.loss_options),
             **({} if task.patience is None else {"patience": task.patience}),
             **({} if task.attack is None else {"attack": task.attack.settings()}),
+            **({} if type(task.reading) is Reading else {"reading": task.reading.described()}),
+            **({} if task.average == 1 else {"average": task.average}),
             **comparison.training.settings(),
             **({} if processes() == 1 else {"processes": processes()}),
         },
@@ -188,6 +195,22 @@ def make_plan(comparison: Comparison) -> Plan:
         "runs": by_label,
     }
     return Plan(task, configuration, runs)
+
+
+def with_counts(spec: str, counts: Sequence[int]) -> str:
+    """A spec with ``counts`` in place of ``counts=train``.
+
+    Example:
+        >>> with_counts("logit_adjustment(focal, counts=train)", [90, 10])
+        'logit_adjustment(focal, counts=[90, 10])'
+    """
+    return _COUNTS.sub(f"counts={list(counts)}", spec)
+
+
+def _counted(loss: LossMaker, task: Task) -> LossMaker:
+    if not isinstance(loss, str) or not _COUNTS.search(loss):
+        return loss
+    return with_counts(loss, label_counts(task, "train").tolist())
 
 
 def _arm(label: str, loss: LossMaker, options: Mapping[str, Any]) -> Arm:

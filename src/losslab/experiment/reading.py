@@ -37,6 +37,10 @@ class Reading:
         """The loss of a batch, a tensor without dimensions."""
         return criterion(self.logits(output, target), self.labels(target))
 
+    def described(self) -> str:
+        """What decides a run's numbers, for its record."""
+        return type(self).__name__
+
     def size(self, target: Any) -> float | None:
         """What `loss` divides by, where it is not what the criterion's reduction says.
 
@@ -55,6 +59,9 @@ class TokenReading(Reading):
 
     def __init__(self, ignore_index: int = -100) -> None:
         self.ignore_index = ignore_index
+
+    def described(self) -> str:
+        return f"tokens, ignore_index={self.ignore_index}"
 
     def labels(self, target: Tensor) -> Tensor:
         return target[target != self.ignore_index]

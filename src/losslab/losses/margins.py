@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from losslab.errors import InputError
-from losslab.losses.modules import Step, _Loss
-from losslab.schedules import Schedule, exact
+from losslab.losses.modules import ClassificationLoss, Step, _Loss, _terms
+from losslab.schedules import Schedule, deferred_weights, exact
 
 Counts = Sequence[float] | Tensor
 
@@ -176,6 +177,69 @@ class LogitAdjustment(nn.Module):
 
     def extra_repr(self) -> str:
         return f"counts={_list(self.counts)}, tau={exact(self.tau)}"
+
+
+class ReweightedLoss(_Loss):
+    """A loss with class weights made from counts, from the start or later, as a spec can name it.
+
+    Math: that of ``loss`` with ``weight=class_weights(counts, method, beta=beta)`` from the
+    fraction ``start`` of training on, and with no weights before.
+
+    Args:
+        loss: a loss or a sum of losses; a copy of it is kept.
+        counts: training examples of each class. In `losslab compare` write ``counts=train``.
+        method: ``"effective_number"`` or ``"inverse_frequency"``; see :func:`class_weights`.
+        beta: of the effective number.
+        start: fraction of training; above 0 this is deferred re-weighting.
+
+    Elsewhere the option ``weight``, with :class:`losslab.deferred_weights`, does the same. For LDAM
+    with it write ``ldam(reweighted(cross_entropy, …), …)``.
+
+    Example:
+        >>> import losslab
+        >>> loss = losslab.loss("reweighted(encouraging, counts=[90, 10], start=0.8)")
+        >>> loss.set_progress(0.9)
+        >>> loss.loss.weight
+        tensor([0.2007, 1.7993])
+
+    Source: Cui et al. 2019, equation 2; Cao et al. 2019 (start 0.8); Zhao et al. 2022, table 3
+    (start 0.9).
+    """
+
+    def __init__(
+        self,
+        loss: _Loss,
+        *,
+        counts: Counts,
+        method: str = "effective_number",
+        beta: float = 0.9999,
+        start: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not all(isinstance(part, ClassificationLoss) for _, part in _terms(loss)):
+            raise InputError(
+                "reweighted takes a loss or a sum of losses, such as EncouragingLoss(); got "
+                f"{getattr(loss, 'spec', repr(loss))}. Put reweighted inside the other wrapper."
+            )
+        self.counts = _counts("reweighted", counts).tolist()
+        self.method, self.beta, self.start = method, float(beta), float(start)
+        later = deferred_weights(class_weights(counts, method, beta=beta), start)
+        self.loss = copy.deepcopy(loss)
+        for _, part in _terms(self.loss):
+            part.reweight(later)
+
+    @property
+    def spec(self) -> str:  # type: ignore[override]
+        return (
+            f"reweighted({self.loss.spec}, counts={_list(self.counts)}, method={self.method}, "
+            f"beta={exact(self.beta)}, start={exact(self.start)})"
+        )
+
+    def set_progress(self, progress: float) -> None:
+        self.loss.set_progress(progress)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return self.loss(input, target)
 
 
 class CosineLinear(nn.Module):

@@ -79,8 +79,8 @@ class ClassificationLoss(_Loss):
                 "weight must be a tensor of one number a class, or losslab.deferred_weights; "
                 f"got {weight!r}. Write torch.tensor(…)."
             )
-        self._weight_schedule = weight if callable(weight) else None
-        self.register_buffer("weight", weight(0.0) if callable(weight) else weight)
+        self.register_buffer("weight", None)
+        self.reweight(weight)
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
@@ -105,6 +105,11 @@ class ClassificationLoss(_Loss):
 
     def options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in r.OPTIONS}
+
+    def reweight(self, weight: Tensor | deferred_weights | None) -> None:
+        """Take other class weights."""
+        self._weight_schedule = None if weight is None or isinstance(weight, Tensor) else weight
+        self.weight = weight if self._weight_schedule is None else self._weight_schedule(0.0)
 
     def set_progress(self, progress: float) -> None:
         super().set_progress(progress)

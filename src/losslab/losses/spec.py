@@ -35,6 +35,7 @@ _WRAPPERS: dict[str, Callable[..., Any]] = {
     "smoothed": modules.SmoothedLoss,
     "additive_margin": lambda loss, **k: margins.AdjustedLoss(margins.AdditiveMargin(**k), loss),
     "ldam": lambda loss, **k: margins.AdjustedLoss(margins.LDAMMargin(**k), loss),
+    "reweighted": margins.ReweightedLoss,
     "logit_adjustment": lambda loss, **k: margins.AdjustedLoss(margins.LogitAdjustment(**k), loss),
 }
 _WRAPPED: dict[str, Any] = {
@@ -44,6 +45,7 @@ _WRAPPED: dict[str, Any] = {
     "additive_margin": margins.AdditiveMargin.__init__,
     "ldam": margins.LDAMMargin.__init__,
     "logit_adjustment": margins.LogitAdjustment.__init__,
+    "reweighted": margins.ReweightedLoss.__init__,
 }
 _CONSTANTS = {"true": True, "false": False, "none": None}
 

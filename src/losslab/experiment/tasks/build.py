@@ -65,10 +65,19 @@ def build_task(name_or_path: str, options: TaskOptions | None = None) -> Task:
         >>> task.num_classes, task.epochs, len(task.train)
         (10, 2, 1079)
     """
+    options = options or TaskOptions()
+    task = _build(name_or_path, options)
+    if options.imbalance is None:
+        return task
+    from losslab.experiment.tasks.long_tail import long_tailed
+
+    return long_tailed(task, options.imbalance, options.split_seed)
+
+
+def _build(name_or_path: str, options: TaskOptions) -> Task:
     from losslab.experiment.tasks.python_file import build_from_file, is_python_file
     from losslab.experiment.tasks.table_file import is_table
 
-    options = options or TaskOptions()
     if name_or_path in _BUILT_IN:
         return _build_named(name_or_path, options)
     path = Path(name_or_path).expanduser()

@@ -29,6 +29,8 @@ class TaskOptions:
         train_size: Keep only so many training examples, classes in proportion.
         validation_fraction: Share of the examples held out for validation (of the training examples
             where the source comes with a test set, of all examples where it does not).
+        imbalance: Thin the training examples out to a long tail whose largest class has this many
+            times the examples of its smallest.
         image_size: Side of the square that images are resized to (a folder of images).
 
     Raises:
@@ -46,6 +48,7 @@ class TaskOptions:
     train_size: int | None = None
     validation_fraction: float | None = None
     image_size: int | None = None
+    imbalance: float | None = None
 
     def __post_init__(self) -> None:
         for key, least in (("epochs", 1), ("batch_size", 1), ("train_size", 1), ("image_size", 8)):
