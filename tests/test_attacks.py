@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from losslab.analysis import black_box
-from losslab.analysis.attacks import OBJECTIVES, Attack
+from losslab.analysis.attacks import OBJECTIVES, Attack, Attacked
 from losslab.analysis.ball import Ball
 from losslab.errors import InputError
 
@@ -226,6 +226,42 @@ def test_the_best_is_never_worse_than_the_input_or_the_last():
     assert wrong.any() and torch.equal(best.inputs[wrong], inputs[wrong])
 
 
+def test_a_wrong_prediction_is_kept_though_the_log_odds_were_lower_elsewhere():
+    """Oracle: by hand. At x = 0 the logits 1, 0.9, 0.9 are right, with a = 0.1 − log 2 < 0; at 0.6
+    those of 1, 1.05, −9 are wrong, with a = −0.05. Break: the lowest log-odds alone."""
+
+    class Steps(nn.Module):
+        def forward(self, x):
+            far, one = x[:, 0] > 0.5, torch.ones(len(x))
+            logits = [one, torch.where(far, 1.05, 0.9), torch.where(far, -9.0, 0.9), x[:, 0] - 50]
+            return torch.stack(logits, 1)
+
+    attack = Attack(1.0, objective=lambda z, _: z[:, 3], steps=1, step_size=0.6, random_start=False)
+    found = attack(Steps(), torch.zeros(1, 1), torch.tensor([0]))
+    assert found.fooled.all() and found.inputs.item() == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(("steps", "length"), [(1, 1.0), (2, 1.0), (5, 0.5), (50, 0.05)])
+def test_the_first_step_is_of_the_default_length(norm, steps, length):
+    """Oracle: 2.5 ε / steps, ε at most, along the sign or the direction of a linear model's
+    gradient, from a start inside. Break: a step that is cut by the ball, or another."""
+    model, seen = line(), []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(x.detach().clone())
+            return model(x)
+
+    inputs, target = torch.randn(6, 5, dtype=torch.float64), torch.zeros(6).long()
+    Attack(0.2, norm=norm, steps=steps, box=None, keep="last")(Watched(), inputs, target)
+    weight = model.weight[0].detach()
+    best = weight.sign() if norm == "linf" else weight / weight.norm()
+    change = seen[0] - inputs - 0.2 * length * best
+    expected = Ball(norm, 0.2, inputs, None).place(change)
+    torch.testing.assert_close(seen[1], expected, rtol=0, atol=1e-12)
+
+
 def test_an_attack_repeats_and_its_seed_matters():
     """Oracle: the same call. Break: a start drawn from torch's global generator."""
     model, (inputs, target) = network(), images()
@@ -290,6 +326,36 @@ def test_the_share_without_gradient_is_counted():
     assert torch.equal(found.zero_first, flat) and torch.equal(found.zero_always, flat)
     assert torch.equal(found.inputs[flat], inputs[flat])
     assert (found.inputs[~flat] != inputs[~flat]).any(1).all()
+
+
+def test_the_first_step_is_that_of_the_first_start():
+    """Oracle: an attack of one start, from the same one. Break: a later start's, counted."""
+
+    class LeftFlat(nn.Module):
+        def forward(self, x):
+            seen = torch.where(x < 0, x, x.detach()).sum(1)
+            return torch.stack([9 - seen, 0 * seen], 1)
+
+    given = LeftFlat(), torch.zeros(60, 1), torch.zeros(60).long()
+    one, three = (Attack(0.5, box=None, steps=2, restarts=restarts)(*given) for restarts in (1, 3))
+    assert 15 < one.zero_first.sum() < 45 and not three.fooled.any()
+    assert torch.equal(one.zero_first, three.zero_first)
+    assert (one.zero_always & ~three.zero_always).any()
+
+
+def test_an_example_that_has_once_had_a_gradient_was_attacked():
+    """Oracle: a model that is flat above 0, entered from below at the first step. Break: the last
+    step's gradient taken for all."""
+
+    class Plateau(nn.Module):
+        def forward(self, x):
+            seen = torch.where(x < 0, x, x.detach()).sum(1)
+            return torch.stack([9 - seen, 0 * seen], 1)
+
+    inputs = torch.tensor([[-0.01, -0.01], [0.5, 0.5]])
+    attack = Attack(0.5, box=None, steps=4, random_start=False)
+    found = attack(Plateau(), inputs, torch.zeros(2).long())
+    assert found.zero_first.tolist() == found.zero_always.tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -391,6 +457,113 @@ def test_inputs_that_cannot_be_attacked_are_refused(inputs, message):
         Attack(0.1)(network(inputs=3), inputs, torch.zeros(len(inputs)).long())
 
 
+ATTACKS = [
+    Attack(0.1, objective=objective, keep=keep, random_start=start, steps=2)
+    for objective in OBJECTIVES
+    for keep in ("best", "last")
+    for start in (True, False)
+]
+
+
+def everything(inputs):
+    """Every way to attack: ``(model, inputs, target) -> found``."""
+    yield from ATTACKS
+    yield lambda *given: ATTACKS[0].last(*given, torch.Generator())
+    if black_box.why_not(inputs, "linf") is None:
+        yield lambda *given: black_box.square(*given, 0.1, queries=5)
+        yield lambda *given: black_box.auto_attack(*given, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.tensor([0, 1, 2]), r"class number of each input, shape \(2,\), but got \(3,\)"),
+        (torch.tensor([[0], [1]]), r"shape \(2,\), but got \(2, 1\) torch\.int64"),
+        (torch.tensor([0.0, 1.0]), r"class number of each input.* torch\.float32"),
+        (torch.tensor([True, False]), r"class number of each input.* torch\.bool"),
+        (torch.tensor([0, 4]), r"every target in \[0, 3\], but they lie in \[0, 4\]"),
+        (torch.tensor([-1, 0]), r"every target in \[0, 3\], but they lie in \[-1, 0\]"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused(target, message):
+    """Oracle: the message. Break: the first targets taken for those of other inputs, a target that
+    no prediction can equal counted as fooled, PyTorch's own IndexError."""
+    inputs = torch.rand(2, 1, 6, 6)
+    for attack in everything(inputs):
+        with pytest.raises(InputError, match=message):
+            attack(network(), inputs, target)
+
+
+def test_a_model_of_one_class_is_refused():
+    """Oracle: the message. Break: a model that cannot be wrong, reported to be robust."""
+    inputs, target = torch.rand(3, 1, 6, 6), torch.zeros(3).long()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 1))
+    for attack in everything(inputs):
+        with pytest.raises(InputError, match="at least 2 classes, but its logits have 1"):
+            attack(model, inputs, target)
+
+
+def test_a_batch_of_nothing_comes_back():
+    """Oracle: the rule: no input, none fooled. Break: a minimum over nothing."""
+    inputs, target = torch.rand(0, 1, 6, 6), torch.zeros(0).long()
+    for attack in everything(inputs):
+        found = attack(network(), inputs, target)
+        changed = found if isinstance(found, torch.Tensor) else found.inputs
+        assert changed.shape == inputs.shape
+        assert isinstance(found, torch.Tensor) or found.fooled.shape == (0,)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(mode):
+    """Oracle: the same call outside. Break: no gradient recorded, which looks like masking."""
+    model, (inputs, target) = network(), images()
+    outside = [attack(model, inputs, target) for attack in everything(inputs)]
+    with mode():
+        for before, attack in zip(outside, everything(inputs), strict=True):
+            made_here = inputs.clone(), target.clone()  # inference tensors, in inference mode
+            found = attack(model, *made_here)
+            pairs = zip(before, found, strict=True) if isinstance(found, tuple) else ()
+            if isinstance(found, torch.Tensor):
+                pairs = [(before, found)]
+            elif isinstance(found, Attacked):
+                pairs = zip(vars(before).values(), vars(found).values(), strict=True)
+            for one, two in pairs:
+                same = torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+                assert same
+        assert not torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-300])
+def test_a_gradient_whose_square_is_too_small_for_float64_still_points(size):
+    """Oracle: the direction of a linear model's gradient does not hang on its size. Break: a norm
+    whose squares underflow to 0, and an attack that stands still without a flag."""
+    model = line()
+    scaled = nn.Sequential(model, Times(size))
+    inputs, target = torch.randn(6, 5, dtype=torch.float64), torch.zeros(6).long()
+    attack = Attack(0.3, norm="l2", box=None, keep="last", random_start=False)
+    found = attack(scaled, inputs, target)
+    assert ((found.inputs - inputs).norm(dim=1) > 0.299).all() and not found.zero_first.any()
+    torch.testing.assert_close(
+        found.inputs, attack(model, inputs, target).inputs, rtol=0, atol=1e-12
+    )
+
+
+def test_the_librarys_attacks_refuse_logits_that_are_not_finite():
+    """Oracle: the message. Break: a NaN, which ``argmax`` takes for the largest, counted as
+    fooled, or as robust."""
+    pytest.importorskip("pyautoattack")
+    inputs, target = images()
+
+    class Breaks(nn.Module):
+        def forward(self, x):
+            z = network()(x)
+            return torch.where(x.flatten(1)[:, :1] > 0.5, math.nan, z)
+
+    for attack in (black_box.square, black_box.auto_attack):
+        with pytest.raises(InputError, match=r"Expected finite logits, but those of \d of 12"):
+            attack(Breaks(), inputs, target, 0.1)
+
+
 def test_logits_that_are_not_finite_are_refused_where_the_attack_finds_them():
     """Break: a NaN that counts as robust, since no comparison with it is true."""
 
@@ -425,7 +598,7 @@ def test_the_librarys_attacks_stay_inside_and_fool_what_gradients_cannot(kind, n
     """Oracle: exact differences; the model asked again. Break: their units, their rounding,
     gradients left in the parameters, a seed taken from the clock, words on the terminal."""
     pytest.importorskip("pyautoattack")
-    inputs = 255 * (0.5 + 0.02 * torch.rand(6, 1, 6, 6))
+    inputs = 255 * (0.5 + 0.02 * images(6, seed=1)[0])  # of other images a search may miss one
     target = torch.tensor([0, 0, 0, 0, 0, 1])  # the last is wrong as it is
     model = nn.Sequential(Times(1 / 255), rough())
     epsilon = 0.2 if norm == "linf" else 1.5
@@ -474,6 +647,24 @@ def test_square_takes_rows_without_a_box():
     distance = (inputs @ weight + 2) / weight.abs().sum()
     sure = (distance - 0.5).abs() > 1e-4
     assert torch.equal(found.fooled[sure], (distance < 0.5)[sure]) and found.fooled.any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "place"),
+    [((5,), 0), ((5,), 4), ((1,), 0), ((2,), 1), ((1, 6, 6), 5), ((1, 6, 6), 35), ((6, 6), 30)],
+)
+def test_squares_come_everywhere(shape, place):
+    """Oracle: a model that one feature decides, and a search that fools it sooner or later. Break:
+    the library's squares, which leave out the last row and column, and half of the examples."""
+    pytest.importorskip("pyautoattack")
+    inputs, target = torch.zeros(40, *shape), torch.zeros(40).long()
+
+    class Looks(nn.Module):
+        def forward(self, x):
+            seen = x.flatten(1)[:, place] + 0.2
+            return torch.stack([seen, 0 * seen], 1)
+
+    assert black_box.square(Looks(), inputs, target, 0.5, box=None, queries=500).fooled.all()
 
 
 def test_what_the_library_cannot_do_is_said(monkeypatch):

@@ -186,6 +186,7 @@ def test_a_run_id_by_its_beginning(losslab, study):
         (["study", "--dataset", "irsi"], "Did you mean 'iris'?"),
         (["study", "--loss", "mse"], "ce; el [½]; focal"),
         (["study", "--status", "crashed"], "finished; diverged"),
+        (["show", "study", ""], "the beginning of a RUN_ID, but got an empty text"),
         (["export", "study"], "--tensorboard DIR"),
         (["export", "study", "runs.xlsx"], ".csv or .parquet"),
         (["export", "study", "study/runs/x/../../details.csv/a.csv"], "another place"),
@@ -242,6 +243,17 @@ def test_export_to_csv_and_parquet(losslab, study):
         assert {k: None if pd.isna(v) else v for k, v in row.items()} == run
     assert table["lr"].dtype == "float64"
     assert table["last.epoch"].dtype == "Int64"
+
+
+def test_export_writes_over_nothing_unless_forced(losslab, study):
+    """Oracle: the file as it was. Break: a table of a user's own lost without a word."""
+    there = study.parent / "mine.csv"
+    there.write_text("my own", encoding="utf-8")
+    status, _, err = losslab("runs", "export", "study", "mine.csv")
+    assert status == 2 and "mine.csv exists already" in err and "--force" in err
+    assert there.read_text(encoding="utf-8") == "my own"
+    assert losslab("runs", "export", "study", "mine.csv", "--force")[0] == 0
+    assert len(there.read_text(encoding="utf-8").splitlines()) == len(RUNS) + 1
 
 
 def test_export_of_a_study_in_which_nothing_is_finished(losslab, study):

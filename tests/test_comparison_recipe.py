@@ -9,9 +9,12 @@ from losslab.errors import InputError
 from losslab.experiment import findings
 from losslab.experiment.claims import judge_claims
 from losslab.experiment.comparison_recipe import read_comparison
-from losslab.experiment.recipe import read_recipe, recipe_names, recipe_toml
+from losslab.experiment.recipe import kind_of, read_recipe, recipe_names, recipe_toml
+from losslab.experiment.recipe_text import parse
 from losslab.experiment.runner import run
 from losslab.experiment.summary import load_planned, summarize_folder
+from losslab.experiment.tasks import TaskOptions, build_task
+from losslab.report.claims import claim_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPE = """\
@@ -89,13 +92,15 @@ def test_sizes_change_what_they_name(read):
         ('name = "digits"', 'nmae = "digits"', r"line 7: \[task\] has no key 'nmae'"),
         ("epochs = 3", "lr = -1", r"mine\.toml, line 6: lr must be"),
         ('"margins"', '"margin"', "line 4: Unknown analysis 'margin'"),
-        ('value = "accuracy"', 'value = "acuracy"', "line 38: expected value to be a metric"),
         ("margins/logits.mean", "ood/logits.mean", "line 31: 'ood/logits.mean' asks for the"),
         ('loss = "CE"', 'loss = "CEE"', "line 29: expected loss to be one of"),
         ('expected = "larger"', 'expected = "bigger"', "line 18: expected expected to be one of"),
         ('"encouraging(log_end=1)"', '"encouragin"', "line 12: Unknown loss 'encouragin'"),
         ("task.epochs = 4", "task.epochs = 0", "epochs must be a whole number"),
         ('title = "A small one"', "", "the recipe lacks 'title'"),
+        ("[task]", "[tsk]", r"line 6: a recipe has no section \[tsk\]\. Did you mean \[task\]\?"),
+        ("[losses]", "[loses]", r"a recipe has no section \[loses\]\. Did you mean \[losses\]\?"),
+        ('"margins"', '"margins(split=nosuch)"', "line 4: margins: Expected split to be one of"),
     ],
 )
 def test_errors_name_the_line(read, old, new, message):
@@ -200,3 +205,103 @@ def test_changes_are_kept(read, tmp_path):
     changed = read(changes={"task.epochs": 1, "losses.EL": "focal"}).comparison(tmp_path)
     assert changed.recipe["changes"] == ["losses.EL", "task.epochs"]
     assert read().comparison(tmp_path).recipe["changes"] == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "digits"', 'name = "digts"', r"line 7: task 'digts': .* Did you mean 'digits'"),
+        ('model = "linear"', 'model = "liner"', r"line 7: task 'digits' has no model 'liner'"),
+    ],
+)
+def test_a_task_that_cannot_be_made_is_told_with_its_line(read, tmp_path, old, new, message):
+    """Oracle: the line counted by hand. Break: a message that does not say where to look."""
+    recipe = read(RECIPE.replace(old, new, 1), size="full")
+    with pytest.raises(InputError, match=rf"mine\.toml, {message}"):
+        recipe.comparison(tmp_path / "run")
+    recipe = read(changes={"task.name": "digts"})
+    with pytest.raises(InputError, match=r"mine\.toml with --set task\.name: task 'digts'"):
+        recipe.comparison(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("toml", "kind"),
+    [
+        (RECIPE, "comparison"),
+        (RECIPE.replace("[task]", "[tsk]"), "comparison"),
+        (recipe_toml("digits-study"), "study"),
+        (recipe_toml("digits-study").replace("[data]", "[dat]"), "study"),
+        ('name = "x"\n[tsk]\nname = "digits"\n', "comparison"),
+        ('name = "x"\n', "study"),
+    ],
+)
+def test_kinds_are_told_by_all_keys(toml, kind):
+    """Oracle: by hand. Break: a section written wrongly that makes a study of a comparison, whose
+    mistakes are then told of the wrong keys."""
+    assert kind_of(parse("x.toml", toml)) == kind
+
+
+def test_ratios_are_judged_by_logarithms(done):
+    """Oracle: scipy's paired t test of the logarithms. Break: differences of the values, an
+    interval that is not turned back into factors, a turned ratio where "smaller" is claimed."""
+    comparison, planned = load_planned(done)
+    recipe = comparison["recipe"]
+    margin = {**recipe["claims"][0], "value": "margins/logits.median"}
+    margin |= {"against_value": "margins/logits.median", "ratio": True}
+    smaller = {**margin, "expected": "smaller"}
+    found = judge_claims(
+        done, {**comparison, "recipe": {**recipe, "claims": [margin, smaller]}}, planned
+    )
+    values = {
+        (r["loss"]["label"], r["seed"]): findings.load_findings(done, r["run_id"])["margins"][
+            "values"
+        ]["logits.median"]
+        for r in planned
+    }
+    logs = np.log([[values[label, seed] for seed in range(4)] for label in ("EL", "CE")])
+    ratio = np.exp((logs[0] - logs[1]).mean())
+    test = stats.ttest_rel(*logs)
+    ends = np.exp(test.confidence_interval(0.95))
+    for claim in found:
+        assert claim["mean"] == pytest.approx(ratio)
+        assert [claim["low"], claim["high"]] == pytest.approx(list(ends))
+        assert claim["p_adjusted"] == pytest.approx(min(1, 2 * test.pvalue))
+    assert [claim["mark"] for claim in found] == ["reproduced", "contradicted"]
+    row = claim_rows({"claims": found})[0]
+    assert row.difference == f"×{ratio:.3g}" and row.interval.startswith("[×")
+
+
+def test_ratios_of_values_that_are_not_positive_are_not_measured(done):
+    """Break: a logarithm of a negative number that ends the comparison."""
+    comparison, planned = load_planned(done)
+    recipe = comparison["recipe"]
+    energy = {**recipe["claims"][0], "value": "energy", "against_value": "energy", "ratio": True}
+    found = judge_claims(done, {**comparison, "recipe": {**recipe, "claims": [energy]}}, planned)
+    assert found[0]["mark"] == "not measured: under three seeds" and found[0]["n"] == 0
+
+
+def test_an_analysis_that_is_asked_for_once_needs_no_options_in_claims(read):
+    """Break: long names that must be changed with every size."""
+    short = RECIPE.replace('"margins", ', '"margins(split=train)", ')
+    assert read(short).claims[0].value == "margins(split=train)/logits.median"
+
+
+def test_recipes_draw_splits_for_every_seed(read, tmp_path):
+    """Oracle: tasks built with the seeds' splits. Break: one split for all seeds."""
+    recipe = read(changes={"task.resample": True, "task.split_seed": 7})
+    comparison = recipe.comparison(tmp_path)
+    shas = {seed: comparison.task_of(seed).description["sha256"] for seed in recipe.seeds}
+    assert len(set(shas.values())) == 4
+    expected = build_task("digits", TaskOptions(epochs=3, split_seed=9)).description["sha256"]
+    assert shas[2] == expected
+    assert comparison.source["resample"] and read().comparison(tmp_path).task_of is None
+
+
+def test_metrics_that_the_task_does_not_record_are_named(read, tmp_path):
+    """Break: an unknown metric that ends the comparison after its runs, or without a line."""
+    misspelt = RECIPE.replace('value = "accuracy"', 'value = "acuracy"', 1)
+    with pytest.raises(InputError, match=r"line 38: expected value to be a metric .*'accuracy'\?"):
+        read(misspelt).comparison(tmp_path)
+    by_energy = RECIPE.replace("[losses]", '[decision]\nmetric = "energy"\n\n[losses]')
+    with pytest.raises(InputError, match=r"line 11: expected metric to be a metric \(accuracy"):
+        read(by_energy).comparison(tmp_path)

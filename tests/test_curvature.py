@@ -176,6 +176,52 @@ def test_estimates_agree_with_the_exact_and_say_how_far_off_they_are():
     assert curvature(model, loss, (x, y), batch_size=BATCH, probes=probes, seed=2) == run
 
 
+class Bowls(nn.Module):
+    """One weight a bowl: the loss `Mean` is ½ Σ k w_k² for every example, and H is diagonal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(7, dtype=torch.float64))
+        self.register_buffer("steepness", torch.arange(1.0, 8, dtype=torch.float64))
+
+    def forward(self, inputs):
+        return (0.5 * self.steepness * self.weight**2).sum().expand(len(inputs), CLASSES)
+
+
+class Mean(nn.Module):
+    def forward(self, logits, target):
+        return logits.mean()
+
+
+def test_random_signs_know_the_trace_of_a_diagonal_hessian():
+    """Oracle: vᵀHv = Σ k for every v of signs, 1 + … + 7 = 28. Break: Gaussian v, whose estimate is
+    off by chance; a sign that is 0."""
+    found = curvature(Bowls(), Mean(), data(), probes=3)
+    assert not found.details["exact"]
+    assert found.values["hessian.trace"] == pytest.approx(28, rel=1e-12)
+    assert found.details["standard_errors"]["hessian.trace"] == pytest.approx(0, abs=1e-12)
+    assert found.values["hessian.top"] == pytest.approx(7, rel=1e-3)
+    assert found.values["hessian.bottom"] == pytest.approx(1, abs=7e-3)
+
+
+@pytest.mark.parametrize("loud", [0, 7])
+def test_noise_that_a_few_examples_carry_is_found(loud):
+    """Oracle: `Brute`. One example's inputs are 30 times the others', so its gradient is, and the
+    Hessian along it is another. Break: examples drawn evenly, which mostly miss it."""
+    model, (x, y) = nn.Linear(FEATURES, CLASSES).double(), data(16)
+    x[loud] *= 30
+    loss = losslab.loss("expectation")
+    brute = Brute(model, loss, x, y)
+    surface = Surface(model, loss, x, y)
+    gradient = surface.loss_and_gradient()[1]
+    sizes = surface.deviations(gradient)
+    draws = [_noise_product(surface, None, gradient, sizes, 8, seed) for seed in range(40)]
+    mean = np.mean([draw.value for draw in draws])
+    error = math.sqrt(np.mean([draw.error**2 for draw in draws]) / len(draws))
+    assert abs(mean - brute.product()) < 4 * error
+    assert error < 0.1 * abs(brute.product())
+
+
 def test_what_does_not_converge_is_left_out(monkeypatch):
     """Break: an eigenvalue that Lanczos has not found, reported as found; a division by it."""
     monkeypatch.setattr("losslab.analysis.curvature._RESTARTS", 1)
@@ -394,6 +440,17 @@ class Caster(nn.Module):
         return self.layer(inputs.float())
 
 
+class Rooted(nn.Module):
+    """|w|^{3/2} is 0 at w = 0, and so is its slope, but its second derivative is infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(FEATURES, CLASSES, dtype=torch.float64))
+
+    def forward(self, inputs):
+        return inputs @ (self.weight.abs() ** 1.5)
+
+
 class Coupled(nn.Module):
     """Each example's logits depend on the others."""
 
@@ -406,11 +463,21 @@ class Coupled(nn.Module):
         return logits - logits.mean(0)
 
 
+def test_soft_targets_are_taken():
+    """Oracle: cross-entropy of one-hot targets is that of class numbers. Break: targets that are
+    refused because they are no class numbers."""
+    model, (x, y) = net(), data()
+    soft = nn.functional.one_hot(y, CLASSES).double()
+    found, truth = (curvature(model, nn.CrossEntropyLoss(), (x, t), probes=100) for t in (soft, y))
+    assert found.values == pytest.approx(truth.values, rel=1e-9)
+
+
 def test_mistakes_are_told():
     """Oracle: the messages. Break: numbers of a loss that is not a mean of its examples' losses."""
     (x, y), ce = data(), nn.CrossEntropyLoss()
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 5.0]))
     ignoring = nn.CrossEntropyLoss(ignore_index=1)
+    slightly = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1, 1 + 1e-8], dtype=torch.float64))
     mean_of_many = "loss of many examples to be the mean of the losses of each alone"
     frozen = nn.Linear(FEATURES, CLASSES).requires_grad_(False)
     for told, model, loss, these in [
@@ -418,6 +485,7 @@ def test_mistakes_are_told():
         (mean_of_many, net(), weighted, (x, y)),
         (mean_of_many, net(), losslab.loss("focal", weight=weighted.weight), (x, y)),
         (mean_of_many, net(), ignoring, (x, y)),
+        (mean_of_many, net(), slightly, (x, y)),
         (mean_of_many, Coupled(), ce, (x, y)),
         (
             "to be one number, but its shape is",
@@ -435,6 +503,11 @@ def test_mistakes_are_told():
         ("has diverged", net(), ce, (x * math.nan, y)),
         ("finite loss", net(), ce, (x * math.inf, y)),
         ("at least one example", net(), ce, (x[:0], y[:0])),
+        ("got 14 inputs and 13 targets", net(), ce, (x, y[:-1])),
+        ("got 13 inputs and 14 targets", net(), ce, (x[:-1], y)),
+        (r"target in \[0, 2\], but they lie in", net(), ce, (x, y + 1)),
+        ("leave out rows to be ignored", net(), ce, (x, torch.where(y > 0, y, -100))),
+        ("finite second derivatives", Rooted(), ce, (x, y)),
     ]:
         with pytest.raises(InputError, match=told):
             curvature(model, loss, these)

@@ -21,6 +21,7 @@ from losslab.experiment.checkpoint import Checkpoint
 from losslab.experiment.records import canonical_json
 from losslab.experiment.task import Task
 from losslab.experiment.train import Stopped, train
+from losslab.report.analyses.words import title
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -116,7 +117,13 @@ def test_finding():
     assert (split["never_right"], split["unforgettable"]) == (2, 1)
     assert split["examples_by_forgettings"] == [3, 3]
     assert split["cohorts"]["wrong_above"]["examples"] == 2
-    assert any("test.wrong_above is a share of 2 examples" in flag for flag in found.flags)
+    (flag,) = found.flags
+    assert flag.startswith("Cohorts of under 10 examples after epoch 2, whose shares say little: ")
+    counts = [(name, split, one["examples"]) for split, of in found.details["splits"].items()
+              for name, one in of["cohorts"].items()]  # fmt: skip
+    for name, split, examples in counts:
+        told = f"{title('dynamics', f'{split}.{name}')} {examples}"
+        assert (told in flag) == (examples > 0)
     json.dumps(found.details, allow_nan=False)
 
 

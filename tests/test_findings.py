@@ -14,6 +14,8 @@ from losslab.errors import InputError
 from losslab.experiment import findings, records, runner
 from losslab.experiment.runner import Analysed, run
 from losslab.experiment.summary import load_planned, summarize_folder
+from losslab.report import write_report
+from losslab.report.folder import read_folder
 from test_runner import blobs, comparison, make_task, outcomes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -149,41 +151,6 @@ def test_a_subject_asks_its_model_once():
         subject.outputs("training")
 
 
-class TestWeights:
-    def model(self):
-        return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
-
-    @pytest.mark.parametrize("form", ["bare", "model", "state_dict"])
-    def test_forms(self, form, tmp_path):
-        """Oracle: the weights that were saved."""
-        saved = self.model()
-        state = saved.state_dict()
-        torch.save(state if form == "bare" else {form: state}, tmp_path / "w.pt")
-        loaded = findings.weights_into(self.model(), tmp_path / "w.pt")
-        for name, value in loaded.state_dict().items():
-            assert torch.equal(value, state[name])
-
-    def test_of_another_model(self, tmp_path):
-        torch.save(nn.Linear(4, 3).state_dict(), tmp_path / "w.pt")
-        with pytest.raises(InputError, match=r"weights of another model: it lacks 0\.bias"):
-            findings.weights_into(self.model(), tmp_path / "w.pt")
-        wide = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3))
-        torch.save(wide.state_dict(), tmp_path / "w.pt")
-        with pytest.raises(InputError, match=r"0.weight is \(9, 4\) there, \(5, 4\)"):
-            findings.weights_into(self.model(), tmp_path / "w.pt")
-
-    def test_that_cannot_be_read(self, tmp_path):
-        """Break: a pickle that runs code when it is loaded, or a traceback."""
-        (tmp_path / "text.pt").write_text("no weights")
-        torch.save(nn.Linear(2, 2), tmp_path / "module.pt")  # a whole module: code
-        torch.save({"epoch": 3}, tmp_path / "other.pt")
-        for name in ("text", "module"):
-            with pytest.raises(InputError, match="cannot be read as weights"):
-                findings.weights_into(self.model(), tmp_path / f"{name}.pt")
-        with pytest.raises(InputError, match=r"Expected .* to hold weights by name"):
-            findings.weights_into(self.model(), tmp_path / "other.pt")
-
-
 def test_a_damaged_model_is_named(tmp_path):
     run(comparison(tmp_path, seeds=range(2), keep_models=True))
     broken = next((tmp_path / "models").iterdir())
@@ -207,3 +174,96 @@ def test_noise_is_of_the_inputs_own_kind_and_hangs_on_the_seed():
     subject.data_by_name = lambda name: blobs(4, 0)
     with pytest.raises(InputError, match=r"as the model's own, \(1, 3, 3\) uint8"):
         _others(subject, "blobs", None)
+
+
+class TestFailures:
+    """An analysis that fails, as `representation` does where no nn.Linear makes the logits."""
+
+    ASKED = (request("margins"), request("representation"), request("energies"))
+
+    @pytest.fixture
+    def stubborn(self, monkeypatch):
+        """Representation fails for one loss, and is not known to beforehand."""
+        honest = findings.analyse
+
+        def stubborn(subject, asked):
+            if asked.name == "representation" and "encouraging" in subject.criterion.spec:
+                raise InputError("representation: no such layer")
+            return honest(subject, asked)
+
+        monkeypatch.setattr(findings, "analyse", stubborn)
+        return honest
+
+    def test_leaves_the_others_alone(self, way, stubborn, tmp_path):
+        """Oracle: the same comparison without it. Break: runs or analyses that are lost, values
+        of a failed one, a failure that is told nowhere."""
+        told = []
+        losses = [("ce", "cross_entropy"), ("el", "encouraging")]
+        asked = dict(losses=losses, seeds=range(3))
+        run(comparison(tmp_path / "all", analyses=self.ASKED, **asked), told.append)
+        run(comparison(tmp_path / "two", analyses=self.ASKED[::2], **asked))
+        summary, truth = (summarize_folder(tmp_path / name) for name in ("all", "two"))
+        assert outcomes(tmp_path / "all") == outcomes(tmp_path / "two")
+        entry = summary["analyses"].pop("representation")
+        assert summary["analyses"] == truth["analyses"]
+        assert entry["runs"] == {"ce": 3, "el": 0} and entry["failed"] == {"el": [0, 1, 2]}
+        reason = "representation: no such layer"
+        assert entry["flags"] == {
+            "el": [{"seed": s, "text": "not measured: no such layer"} for s in range(3)]
+        }
+        failed = [event for event in told if isinstance(event, Analysed) and event.reason]
+        assert [(one.label, one.reason) for one in failed] == [("el", reason)] * 3
+        for record in load_planned(tmp_path / "all")[1]:
+            lost = record["loss"]["label"] == "el"
+            found = findings.load_findings(tmp_path / "all", record["run_id"])
+            assert ("representation" in found) is not lost and {"margins", "energies"} <= set(found)
+
+    def test_is_asked_again(self, stubborn, monkeypatch, tmp_path):
+        """Oracle: the same comparison where nothing fails. Break: a failure for ever, or runs
+        that are trained again for it."""
+        asked = dict(losses=[("ce", "cross_entropy"), ("el", "encouraging")], seeds=range(3))
+        again = comparison(tmp_path, analyses=self.ASKED, **asked)
+        run(again)
+        stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*.json")}
+        monkeypatch.setattr(findings, "analyse", stubborn)
+        summary = run(again)
+        entry = summary["analyses"]["representation"]
+        assert "failed" not in entry and entry["runs"] == {"ce": 3, "el": 3} and not entry["flags"]
+        assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+    def test_on_every_run_still_has_its_place_in_the_report(self, monkeypatch, tmp_path):
+        """Break: a report that cannot be drawn of a request without a single value."""
+
+        def fails(subject, asked):
+            raise InputError(f"{asked.name}: no <layer>")
+
+        monkeypatch.setattr(findings, "analyse", fails)
+        summary = run(comparison(tmp_path, analyses=self.ASKED[:2], seeds=range(3)))
+        for name in ("margins", "representation"):
+            entry = summary["analyses"][name]
+            assert entry["values"] == {} and set(entry["failed"]) == set(entry["runs"])
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert "not measured: no &lt;layer&gt;" in page
+
+
+def test_a_folder_is_read_once_to_be_summed_up(monkeypatch, tmp_path):
+    """Oracle: a count of the files that are opened. Break: findings read anew for the values, the
+    claims and the report."""
+    run(comparison(tmp_path, seeds=range(3), analyses=ASKED[:2]))
+    honest, opened = records.read_json, []
+
+    def counted(path, remedy):
+        opened.append(path)
+        return honest(path, remedy)
+
+    monkeypatch.setattr(records, "read_json", counted)
+    files = sorted((tmp_path / "findings").iterdir())
+    for read in (summarize_folder, read_folder):
+        opened.clear()
+        read(tmp_path)
+        assert sorted(path for path in opened if path.parent.name == "findings") == files
+    folder, summary = read_folder(tmp_path), summarize_folder(tmp_path)
+    assert read_folder(tmp_path, summary).summary is summary
+    assert folder.summary["analyses"] == summary["analyses"]
+    some = folder.records[0]["run_id"]
+    assert folder.findings[some] == findings.load_findings(tmp_path, some)

@@ -193,3 +193,46 @@ def test_bins_must_be_a_whole_number(bins):
     """Oracle: the message."""
     with pytest.raises(InputError, match="bins to be a whole number"):
         metrics.ece(torch.zeros(2, 2), torch.tensor([0, 1]), bins=bins)
+
+
+TAKES_BOTH = (
+    metrics.accuracy, metrics.balanced_accuracy, metrics.nll, metrics.brier, metrics.ece,
+    metrics.margin, metrics.margins, metrics.energy, metrics.log_odds, metrics.correct,
+    metrics.conditional_energies, metrics.lowest_other_energy, metrics.class_energies,
+    metrics.calibration_error, metrics.classwise_ece, metrics.brier_decomposition,
+    metrics.reliability, metrics.fit_temperature, metrics.evaluate,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", TAKES_BOTH, ids=lambda metric: metric.__name__)
+def test_arrays_and_lists_are_refused_by_name(metric):
+    """Oracle: the message. Break: an AttributeError from inside, or an array taken silently."""
+    logits, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    for wrong, came in ((logits.numpy(), "a NumPy array"), (logits.tolist(), "a list")):
+        with pytest.raises(InputError, match=rf"logits to be a torch\.Tensor .* {came}; pass"):
+            metric(wrong, target)
+    for wrong, came in ((target.numpy(), "a NumPy array"), (target.tolist(), "a list")):
+        with pytest.raises(InputError, match=rf"target to be a torch\.Tensor .* {came}; pass"):
+            metric(logits, wrong)
+
+
+@pytest.mark.parametrize("measure", [metrics.distribution, metrics.histogram])
+def test_values_that_are_no_tensor_are_refused_by_name(measure):
+    """Oracle: the message."""
+    with pytest.raises(InputError, match=r"values to be a torch\.Tensor .* got a list"):
+        measure([1.0, 2.0])
+
+
+def test_class_energies_have_a_row_a_class_whichever_occur():
+    """Oracle: means by NumPy, class by class. Break: rows for the classes that occur alone, true
+    classes across, a dtype or counts of another length."""
+    logits, target = torch.randn(9, 4), torch.tensor([0, 0, 2, 2, 2, 0, 0, 2, 2])
+    counts, table = metrics.class_energies(logits, target)
+    assert table.shape == (4, 4) and table.dtype == torch.float64
+    assert counts.tolist() == [4, 0, 5, 0] and counts.dtype == torch.int64
+    for c in range(4):
+        if counts[c]:
+            mean = -logits.double().numpy()[target.numpy() == c].mean(0)
+            np.testing.assert_allclose(table[c].numpy(), mean, rtol=1e-12)
+        else:
+            assert table[c].isnan().all()

@@ -224,7 +224,9 @@ def test_ood_detection_takes_batches_of_either_kind():
         one.update(inside, is_out)
     only = accumulating.OODDetection()
     only.update(inside, False)
-    with pytest.raises(InputError, match="out_scores, but it is empty"):
+    with pytest.raises(
+        InputError, match="one example outside the distribution, but got none, only 40 in it"
+    ):
         only.compute()
 
 
@@ -325,3 +327,18 @@ def test_without_torchmetrics_the_classes_say_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "losslab.metrics.accumulating")
     with pytest.raises(InputError, match=r"pip install 'losslab\[lab\]'"):
         importlib.import_module("losslab.metrics.accumulating")
+
+
+@pytest.mark.parametrize(
+    ("is_out", "message"),
+    [(False, "example outside the distribution, but got none, only 4 in it"),
+     (True, "example in the distribution, but got none, only 4 outside it")],
+)  # fmt: skip
+def test_examples_of_one_side_alone_are_told(is_out, message):
+    """Oracle: the message. Break: a message about a score's tensor that the caller never made."""
+    metric = accumulating.OODDetection()
+    metric.update(torch.randn(4, 3), is_out)
+    with pytest.raises(InputError, match=message):
+        metric.compute()
+    with pytest.raises(InputError, match=r"is_out to be a torch\.Tensor of bools"):
+        metric.update(torch.randn(2, 3), [True, False])

@@ -210,7 +210,7 @@ def test_edges_must_rise_from_zero_to_one(edges):
         (torch.zeros(0), "at least one example"),
         (torch.zeros(2, 2), r"\(N,\), but got \(2, 2\)"),
         (torch.zeros(2).long(), "floating-point"),
-        ([0.0], "got list"),
+        ([0.0], "got a list"),
         (torch.tensor([0.0, math.nan]), "1 of 2 numbers are not"),
         (torch.tensor([math.inf, -math.inf]), "2 of 2 numbers are not"),
     ],
@@ -289,3 +289,26 @@ def test_torchs_cross_entropy_is_known():
     losses = torch.nn.CrossEntropyLoss(), "cross_entropy"
     found, truth = (metrics.gradient_shares(a, loss) for loss in losses)
     assert torch.equal(found.shares, truth.shares)
+
+
+@pytest.mark.parametrize(
+    ("psi", "message"),
+    [
+        (lambda a: math.exp(-a), "ψ to be a function of one tensor .* it fails: "),
+        (lambda a: np.exp(a), "ψ to be a function of one tensor .* it fails: "),
+        (lambda a, b: a, "ψ to be a function of one tensor .* positional argument"),
+        (lambda a: a.no_such(), "ψ to be a function of one tensor .*no_such"),
+        (lambda a: 1.0, "ψ to return a tensor"),
+    ],
+)
+def test_functions_that_are_no_psi_are_told(psi, message):
+    """Oracle: the message. Break: Python's own error about what the caller cannot see."""
+    with pytest.raises(InputError, match=message):
+        metrics.gradient_shares(torch.zeros(3), psi)
+
+
+@pytest.mark.parametrize("edges", [0.5, None, "ab", [0, "half", 1]])
+def test_edges_that_are_no_numbers_are_told(edges):
+    """Oracle: the message."""
+    with pytest.raises(InputError, match="edges of the bands of p to rise from 0 to 1"):
+        metrics.gradient_shares(torch.zeros(3), "focal", edges=edges)

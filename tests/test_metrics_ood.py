@@ -158,8 +158,19 @@ def test_histograms_share_their_edges_and_lose_no_one():
 @pytest.mark.parametrize(
     ("inside", "outside", "message"),
     [
-        (torch.zeros(2, 3), torch.zeros(0, 3), "one example outside the distribution"),
-        (torch.zeros(0, 3), torch.zeros(2, 3), "one example in the distribution"),
+        (
+            torch.zeros(2, 3),
+            torch.zeros(0, 3),
+            "one example outside the distribution, but got none, only 2 in it",
+        ),
+        (
+            torch.zeros(0, 3),
+            torch.zeros(2, 3),
+            "one example in the distribution, but got none, only 2 outside",
+        ),
+        (torch.zeros(0, 3), torch.zeros(0, 3), "and one outside it, but got neither"),
+        (np.zeros((2, 3)), torch.zeros(2, 3), r"in_logits .* got a NumPy array; pass"),
+        (torch.zeros(2, 3), [[0.0, 1.0]], r"out_logits .* got a list; pass torch.as_tensor"),
         (torch.zeros(2, 3), torch.zeros(2, 4), r"\(2, 3\) and \(2, 4\)"),
         (torch.zeros(2, 3), torch.full((2, 3), math.nan), "those of 2 of 2 examples are not"),
         (torch.tensor([[math.inf, 0.0]]), torch.zeros(2, 2), "those of 1 of 1 examples are not"),
@@ -179,7 +190,7 @@ def test_sets_that_cannot_be_compared_are_refused(inside, outside, message):
 def test_scores_that_cannot_be_measured_are_refused(measure):
     """Oracle: the message, with the argument's name."""
     good = torch.tensor([0.0, 1.0])
-    with pytest.raises(InputError, match="out_scores, but it is empty"):
+    with pytest.raises(InputError, match="outside the distribution, but got none"):
         measure(good, torch.zeros(0))
     with pytest.raises(InputError, match="in_scores to be finite, but 1 of 2"):
         measure(torch.tensor([0.0, math.nan]), good)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import namedtuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,16 +18,21 @@ from torch.utils.data import TensorDataset
 
 import losslab
 from losslab import metrics
+from losslab.analysis.analyse import request
 from losslab.errors import InputError
 from losslab.experiment.batched import Member, why_not
 from losslab.experiment.batches import Batches, own_randomness
 from losslab.experiment.checkpoint import Checkpoint
+from losslab.experiment.findings import load_findings, load_model
 from losslab.experiment.launch import Training
-from losslab.experiment.plan import yardsticks
-from losslab.experiment.reading import Reading, TokenReading
+from losslab.experiment.plan import Comparison, yardsticks
+from losslab.experiment.records import load_all
+from losslab.experiment.runner import run
+from losslab.experiment.summary import summarize_folder
 from losslab.experiment.task import Task
 from losslab.experiment.train import Stopped, train
 from losslab.inputs import length, moved, taken
+from losslab.reading import Reading, TokenReading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS, LENGTH = 7, 5
@@ -400,3 +406,75 @@ def test_other_readings_are_not_stacked():
         ),
         members,
     )
+
+
+def test_a_comparison_is_judged_by_a_metric_of_the_task(tmp_path):
+    """Oracle: the runs' own numbers. Another metric's differences, or a smaller-is-better one that
+    is not turned round, fail."""
+    rare = metrics.Metric("misses", "Misses", False, "", 2.0, lambda kept: (~kept["correct"]).sum())
+    task = tokens_task(metrics=(metrics.MORE["f1_macro"], rare))
+    comparison = Comparison(
+        task,
+        [("CE", "cross_entropy"), ("EL", "encouraging")],
+        tmp_path,
+        seeds=range(4),
+        metric="misses",
+    )
+    summary = run(comparison)
+    by_seed: dict[str, dict[int, float]] = {"CE": {}, "EL": {}}
+    for record in load_all(tmp_path):
+        score = record["results"]["last"]["test"]
+        by_seed[record["loss"]["label"]][record["seed"]] = score["misses"]
+    differences = [by_seed["CE"][seed] - by_seed["EL"][seed] for seed in range(4)]
+    found = summary["comparisons"]["last"]["misses"]["EL"]
+    assert found["mean"] == pytest.approx(np.mean(differences)) and found["n"] == 4
+    assert summary["margins"]["misses"] == 2.0 and summary["margin"] == 2.0
+    assert "f1_macro" in summary["comparisons"]["last"]
+    assert summarize_folder(tmp_path)["comparisons"] == summary["comparisons"]
+    with pytest.raises(InputError, match=r"metric to be one of .*misses, but got 'mises'"):
+        Comparison(task, comparison.losses, tmp_path, seeds=[0], metric="mises")
+
+
+def test_analyses_of_tokens(tmp_path):
+    """Oracle: the metrics of the flat logits. Padding that counts, or sentences for tokens, fail;
+    analyses that need one row an example are refused before the first run."""
+    comparison = Comparison(
+        tokens_task(),
+        [("CE", "cross_entropy"), ("EL", "encouraging")],
+        tmp_path,
+        seeds=range(3),
+        analyses=[request("margins"), request("dynamics"), request("gradients(split=train)")],
+    )
+    run(comparison)
+    inputs, target = tokens_task().test.tensors
+    for record in load_all(tmp_path):
+        model, trace = load_model(tmp_path, record["run_id"], tokens_task())
+        logits = model(inputs).detach()[target >= 0]
+        found = load_findings(tmp_path, record["run_id"])
+        margin = metrics.margin(logits, target[target >= 0]).mean().item()
+        assert found["margins"]["values"]["logits.mean"] == pytest.approx(margin, rel=1e-5)
+        assert trace["test"]["log_odds"].shape == (3, int((target >= 0).sum()))
+    for name in ("generalisation", "robustness", "representation", "curvature", "ood"):
+        with pytest.raises(InputError, match=f"{name}: expected a model that answers each example"):
+            run(replace(comparison, analyses=[request(name)], out=tmp_path / name))
+
+
+def test_analyses_of_structured_inputs(tmp_path):
+    """Oracle: the model asked by hand on the collated examples."""
+    comparison = Comparison(
+        bags_task(),
+        [("CE", "cross_entropy"), ("EL", "encouraging")],
+        tmp_path,
+        seeds=range(3),
+        analyses=[request("margins"), request("generalisation")],
+    )
+    run(comparison)
+    inputs, target = collate_bags(bags_task().test.rows)
+    for record in load_all(tmp_path):
+        model, _ = load_model(tmp_path, record["run_id"], bags_task())
+        model.eval()
+        expected = metrics.margin(model(inputs).detach(), target).mean().item()
+        found = load_findings(tmp_path, record["run_id"])
+        assert found["margins"]["values"]["logits.mean"] == pytest.approx(expected, rel=1e-5)
+        accuracy = record["results"]["last"]["test"]["accuracy"]
+        assert found["generalisation"]["values"]["test.accuracy"] == pytest.approx(accuracy)

@@ -247,7 +247,7 @@ BROKEN = {
     "an unclosed list": ("rates = [0.1, 1, 0.01]", "rates = [0.1, 1", "schedule", ["not TOML"]),
     "a key twice": ("epochs = 3", "epochs = 3\nepochs = 4", "epochs = 4", ["not TOML"]),
     "unknown key": ("epochs = 3", "epoch = 3", "epoch = 3", ["'epoch'", "Did you mean 'epochs'?"]),
-    "unknown table": ("[losses]", "[looses]", "[looses]", ["Did you mean 'losses'?"]),
+    "unknown table": ("[losses]", "[looses]", "[looses]", ["Did you mean [losses]?"]),
     "missing key": ("epochs = 3\n", "", "[training]", ["lacks 'epochs'", "whole number"]),
     "empty text": ('title = "A small study"', 'title = " "', "title", ["not empty"]),
     "text for a number": ("epochs = 3", 'epochs = "3"', "epochs", ["whole number", "'3'"]),
@@ -294,7 +294,7 @@ BROKEN = {
                             "[published.models.depp]", ["Did you mean 'deep'?"]),
     "published, no loss": ("CE = { wins", "EC = { wins", "EC = {", ["no 'EC' in [losses]"]),
     "published, no figure": ("mean_rank", "rank", "CE = { wins", ["Did you mean 'mean_rank'?"]),
-    "a value for a table": ("[statistics]", "[stat]", "[stat]", ["Did you mean 'statistics'?"]),
+    "a value for a table": ("[statistics]", "[stat]", "[stat]", ["Did you mean [statistics]?"]),
 }  # fmt: skip
 
 
@@ -367,7 +367,7 @@ def test_changes(read):
     [
         ("training.epochs=0", ["--set training.epochs", "at least 1"]),
         ("training.epohcs=5", ["--set training.epohcs", "Did you mean 'epochs'?"]),
-        ("trainin.epochs=5", ["--set trainin", "Did you mean 'training'?"]),
+        ("trainin.epochs=5", ["--set trainin", "Did you mean [training]?"]),
         ("seeds=[0, -1]", ["--set seeds", "seeds[1]"]),
         ("training.epochs", ["KEY=VALUE"]),
         ("=5", ["KEY=VALUE"]),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
 import hashlib
 import html.parser
+import importlib
 import io
+import itertools
 import json
 import os
 import re
@@ -18,6 +21,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -314,6 +318,22 @@ def test_page_is_well_formed_and_its_references_resolve(shown: Page) -> None:
     assert "analyses" not in ids  # nothing was analysed
 
 
+def test_what_scrolls_can_be_reached_and_says_so(shown: Page) -> None:
+    """Oracle: ARIA's rules for a scrolling region, and the style sheet. Fails when a table can be
+    scrolled by a mouse alone, has no name, or is cut off without a sign."""
+    boxes = [tag for _, tag in shown.tags if tag.get("class") == "scroll"]
+    assert len(boxes) == 7 + 1 + 1 + 1 + 3
+    for box in boxes:
+        assert (box["tabindex"], box["role"]) == ("0", "region") and box["aria-labelledby"]
+    tables = len(shown.all("table"))
+    assert tables == len(boxes)
+    assert re.search(
+        r"\.scroll \{[^}]*overflow-x: auto[^}]*var\(--shade\)[^}]*scroll", shown.source
+    )
+    assert ".scroll.more caption::after" in shown.source
+    assert 'classList.toggle("more"' in shown.source
+
+
 def test_page_asks_for_nothing_from_elsewhere(shown: Page) -> None:
     """Oracle: the attributes and style rules that make a browser load something.
 
@@ -341,7 +361,7 @@ def test_every_verdict_is_on_the_page_and_the_largest_change_first(full: Path, s
         if label == "cross_entropy":
             continue
         entry = compared[label]
-        assert f"{entry['verdict']} {label} {entry['sentence']}" in shown.text
+        assert f"{entry['verdict']} {label} {numbers.with_minus(entry['sentence'])}" in shown.text
         values = raw(full, label)
         values[DIVERGED.get(label, [])] = 0.1
         mean = 100 * np.nanmean(values - baseline)
@@ -349,7 +369,7 @@ def test_every_verdict_is_on_the_page_and_the_largest_change_first(full: Path, s
         assert f"{mean:+.2f} pp 95 % [".replace("-", "−") in shown.text
         assert f"corrected p {numbers.p_text(entry['p_adjusted'])} P(improvement)" in shown.text
     sentences = [compared[label]["sentence"] for label in read_folder(full).ordered]
-    places = [shown.text.index(sentence) for sentence in sentences]
+    places = [shown.text.index(numbers.with_minus(sentence)) for sentence in sentences]
     assert places == sorted(places) and len(places) == 4
     groups = [compared[k]["verdict"] in ("better", "worse") for k in read_folder(full).ordered]
     assert groups == sorted(groups, reverse=True) and 0 < sum(groups) < 4
@@ -386,7 +406,8 @@ def test_results_stand_side_by_side_and_the_best_on_test_is_called_optimistic(
         "Accuracy, % (higher is better)",
         "Balanced accuracy, % (higher is better)",
     ]
-    assert len(captions) == 7 + 2  # each metric; then the other metrics' changes and the runs
+    # each metric; then the other metrics' changes, the runs, and three lists of pairs
+    assert len(captions) == 7 + 2 + 3
     assert [" ".join(cell.split()) for cell in shown.rows_of(0)[0]] == [
         "Loss", "Last epoch", "Validation-selected", "Best on test (optimistic)"
     ]  # fmt: skip
@@ -493,7 +514,8 @@ def test_what_users_write_stays_text(odd_page: Page) -> None:
     for text in (*EVIL, COMMAND):
         assert " ".join(text.split()) in odd_page.text
     drawn = re.findall(r"<text [^>]*>([^<]*)</text>", odd_page.source)
-    assert drawn.count('_x $a_b$ &amp; "q" onload=alert(2)') == 2  # both legends, not mathtext
+    # both legends and the narrow forest, not mathtext
+    assert drawn.count('_x $a_b$ &amp; "q" onload=alert(2)') == 3
     assert "Not drawn, since no curve over p describes it" in odd_page.text
 
 
@@ -525,7 +547,7 @@ def test_a_loss_that_always_diverges_is_worse_and_said_so(hopeless: Path) -> Non
     shown = Page(hopeless / "report.html")
     assert "expectation: every run (seeds 0, 1, 2) diverged" in shown.text
     mean = 10 - 100 * raw(hopeless, "cross_entropy").mean()
-    assert f"worse expectation worse: {mean:.2f} points" in shown.text
+    assert f"worse expectation worse: −{-mean:.2f} points" in shown.text
     assert shown.row("expectation", "NLL, nats (lower is better)")[1:] == ["–", "–", "–"]
     sound, diverged = pooled.paired_differences(
         *(read_folder(hopeless).of(label, None) for label in ("expectation", "cross_entropy")),
@@ -777,6 +799,36 @@ def test_forest_draws_seeds_means_intervals_and_margin(width: float) -> None:
     assert names == (["b", "c", "d"] if width == figures.WIDE else [""] * 3)
 
 
+LONG = [f"mixed_with_a_long_name(focus=0.{i}) + 0.5*encouraging" for i in range(8)]
+
+
+@pytest.mark.parametrize("labels", [["focal"], LONG])
+@pytest.mark.parametrize("seeds", [1, 20])
+def test_no_words_overlap_in_a_narrow_forest(labels: list[str], seeds: int) -> None:
+    """Oracle: the renderer's boxes. Fails when a loss's words lie over another's, over a seed's
+    dot or an interval, or leave the picture."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for label in labels:
+        differences = rng.normal(0, 1, seeds)
+        low, high = differences.mean() - 1, differences.mean() + 1
+        note = f"{differences.mean():+.2f}  [{low:+.2f}, {high:+.2f}]  ≈ no worthwhile difference"
+        rows.append(figures.ForestRow(label, differences, differences.mean(), low, high, note))
+    looks = styles(["ce", *labels])
+    figure = figures.forest(rows, margin=0.5, xlabel="points", looks=looks, width=figures.NARROW)
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(labels)
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    for one, other in itertools.combinations([*boxes, axes.xaxis.label.get_window_extent()], 2):
+        assert not one.overlaps(other)
+    for line in axes.lines:
+        if line.get_label() != "zero":
+            for x, y in axes.transData.transform(line.get_xydata()):
+                assert not any(box.contains(x, y) for box in boxes), line.get_label()
+
+
 def test_learning_curves_draw_mean_and_band() -> None:
     """Oracle: numpy's mean and std(ddof=1). Fails on another spread, axis or treatment of NaN."""
     epochs = np.arange(1.0, 7.0)
@@ -916,6 +968,31 @@ def test_numbers_are_written_without_false_zeros() -> None:
         "8.0 s", "1 min 00 s", "3 min 05 s", "1 h 00 min", "2 h 07 min"
     ]  # fmt: skip
     assert numbers.finite(float("inf")) is None and numbers.finite(True) is None
+
+
+def test_numbers_that_belong_together_have_equally_many_decimals() -> None:
+    """Oracle: by hand. Fails when a column mixes 0.00853 and 1.46, or 1e−5 and 0.0001; when a
+    minus is a hyphen, or a zero has a sign."""
+    aligned = numbers.aligned
+    assert aligned([1.46, 0.00853]) == ["1.46", "0.01"]
+    assert aligned([1113.2, 213.4]) == ["1113", "213"]
+    assert aligned([6.99e-13, 1.08e-12]) == ["0.70e−12", "1.08e−12"]
+    assert aligned([-4.28e-4, -6.45e-4, -2.1e-5], "+") == ["−4.28e−4", "−6.45e−4", "−0.21e−4"]
+    assert aligned([0.012, 0.0, -0.00001], "+") == ["+0.0120", "0.0000", "0.0000"]
+    assert aligned([1e-9, 0.0, None, float("nan")]) == ["1.00e−9", "0", "–", "–"]
+    assert aligned([2.5e9]) == ["2.50e9"] and aligned([0.0]) == ["0.00"] and aligned([]) == []
+    assert aligned([9.996]) == ["10.0"]
+    assert numbers.fixed([-0.001, -1, None], 2, "+") == ["0.00", "−1.00", "–"]
+    sentence = "encouraging(log_end=-1), seeds 0-3: -0.79 to +2.09 in [-1, 2], p = 1e-07"
+    expected = "encouraging(log_end=-1), seeds 0-3: −0.79 to +2.09 in [−1, 2], p = 1e−7"
+    assert numbers.with_minus(sentence) == expected
+
+
+@pytest.mark.parametrize("name", ["numbers", "marks"])
+def test_examples_in_docstrings_are_true(name: str) -> None:
+    """Oracle: Python itself. Fails when an example shows something else than the code does."""
+    result = doctest.testmod(importlib.import_module(f"losslab.report.{name}"))
+    assert result.failed == 0 and result.attempted >= 1
 
 
 def test_long_labels_keep_both_ends() -> None:

@@ -20,8 +20,10 @@ from losslab.experiment.across_ranks import wins
 from losslab.report import study_figures
 from losslab.report.numbers import metric
 from losslab.report.study_figures import NARROW, WIDE, improvement_forest, performance_profile
+from losslab.report.study_page import write_study_report
 from losslab.report.study_ranks import critical_difference
 from losslab.report.style import styles
+from test_report import Page
 
 METHODS = ["CE", "CE+EL F=0", "CE+EL F=0, 0.5", "CE+EL F=0–0.5", "EL", "focal"]
 LONG = [
@@ -263,6 +265,51 @@ def test_files_are_pictures_and_the_same_every_time(summary, tmp_path: Path) -> 
             root = ElementTree.parse(one).getroot()
             assert root.tag.endswith("svg")
             assert not list(root.iter("{http://www.w3.org/2000/svg}text"))  # outlines: no fonts
+
+
+def test_the_page_is_like_the_other_pages(summary, tmp_path: Path) -> None:
+    """Oracle: the strict parser of test_report.py, the ids, and the numbers. Fails when an element
+    is left open, an id is used twice, a table cannot be reached by keyboard, the page asks for
+    something, or a figure has no narrow form."""
+    model = {"across": summary, "missing": ["iris"], "diverged": {}, "rates": {"CE": {"0.1": 3}}}
+    empty = {"across": None, "missing": [], "diverged": {"EL": 2}, "rates": {}}
+    whole = {
+        "title": "A <study>",
+        "metric": "accuracy",
+        "runs": {"finished": 3, "planned": 4},
+        "recipe": {"differs": ["fewer sets"], "statistics": {"baseline": "CE"}},
+        "models": {"a model": model, "none": empty},
+    }
+    written = write_study_report(whole, tmp_path)
+    page = Page(written)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)) and not any(" " in name for name in ids)
+    wanted = {tag["href"][1:] for tag in page.all("a")}
+    wanted |= {tag["aria-labelledby"] for _, tag in page.tags if "aria-labelledby" in tag}
+    assert wanted <= set(ids)
+    boxes = [tag for _, tag in page.tags if tag.get("class") == "scroll"]
+    assert len(boxes) == 2 and all(box["tabindex"] == "0" for box in boxes)
+    pictures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert len(pictures) == 2 * 3 and len(page.all("figure")) == 3
+    assert "://" not in page.source and "<study>" not in page.source
+    assert "A <study>" in page.text and "3 of 4 runs finished" in page.text
+    assert "1 data sets left out, runs are missing: iris" in page.text
+    assert "too few finished data sets for statistics" in page.text
+    (entry,) = [summary["mean_improvements"]["EL"]]
+    assert f"{100 * entry['mean']:+.2f} [".replace("-", "−") in page.text
+    assert "-0." not in page.text  # minus signs, no hyphens
+    assert page.row("CE", "Results of a model")[1] == "baseline"
+    before = written.read_bytes()
+    assert write_study_report(whole, tmp_path).read_bytes() == before
+
+
+def test_the_frame_holds_the_thin_intervals_too(summary) -> None:
+    """Oracle: the numbers. Fails when an interval over seeds and data sets is cut at the frame."""
+    found = {"EL": {**summary["mean_improvements"]["EL"], "both_low": -0.3, "both_high": 0.2}}
+    looks = styles(METHODS)
+    figure = improvement_forest(found, margin=0.005, row=metric("accuracy"), looks=looks)
+    low, high = figure.axes[0].get_xlim()
+    assert low < -30 and high > 20
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def taken(value: Any, rows: slice) -> Any:
 def length(value: Any) -> int:
     """How many examples a batch has: the length of the first tensor in it."""
     found: list[int] = []
-    _changed(value, lambda part: found.append(len(part)))
+    _changed(value, lambda part: found.append(len(part)) if isinstance(part, Tensor) else None)
     if not found:
         raise InputError("Expected a batch to hold a tensor, but it holds none.")
     return found[0]

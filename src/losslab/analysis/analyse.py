@@ -6,13 +6,17 @@ Each takes a `Subject` (the model with what it learned from) and options, and re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from losslab.analysis import from_logits, from_model
+from losslab.analysis.classifier import scale_flags
 from losslab.analysis.finding import Finding
+from losslab.analysis.options import check_options
 from losslab.analysis.request import Request, read_request, refuse_unknown_options
 from losslab.analysis.subject import Subject
 from losslab.errors import InputError
+from losslab.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,21 @@ class Quantity:
         unit: ``"points"`` for shares, which are kept in [0, 1] and shown in percent; ``"nats"``;
             or nothing.
         margin: The largest difference not worth having.
+        of: What it is a number of, where that changes it: ``"batches of {batch_size}"``, filled in
+            from the finding's details.
     """
 
     better: bool | None = None
     unit: str = ""
     margin: float = 1.0
+    of: str = ""
+
+    def told_of(self, details: Mapping[str, Any]) -> str:
+        """What it is a number of, for this finding; nothing where its name says all."""
+        try:
+            return self.of.format_map(details)
+        except KeyError:  # details of another version
+            return ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,9 @@ class Analysis:
             which neither a larger nor a smaller one is better.
         unnamed: Options that may stand without their name, in order.
         trace: Whether it needs log-odds recorded while training.
+        reads: What of the logits it rests on: ``"odds"``, which log-probabilities have as well;
+            ``"energies"``, their size; ``"nothing"`` of them.
+        examples: Whether it asks for one row of logits an example, not for tokens or anchors.
     """
 
     name: str
@@ -52,6 +69,8 @@ class Analysis:
     quantities: Mapping[str, Quantity] = field(default_factory=dict)
     unnamed: tuple[str, ...] = ()
     trace: bool = False
+    reads: str = "odds"
+    examples: bool = False
 
     def quantity(self, value: str) -> Quantity:
         """What the value of that name is."""
@@ -63,7 +82,8 @@ def request(text: str) -> Request:
     """The request that a line of text makes, checked against the analyses that there are.
 
     Raises:
-        InputError: For a name or an option that does not exist.
+        InputError: For a name or an option that does not exist, or a value that an option cannot
+            have.
 
     Example:
         >>> request("ood(fashion-mnist)").options
@@ -71,19 +91,40 @@ def request(text: str) -> Request:
     """
     asked = read_request(text, {name: known.unnamed for name, known in ANALYSES.items()})
     refuse_unknown_options(asked, ANALYSES[asked.name].measure, given=1)
+    try:
+        check_options(asked.name, asked.options)
+    except InputError as error:
+        raise InputError(f"{asked.name}: {error}") from None
     return asked
 
 
 def analyse(subject: Subject, asked: Request) -> Finding:
-    """Answer one request.
+    """Answer one request; a model that seems to return no logits gets a warning.
 
     Raises:
         InputError: If the model, the data or the options do not allow it; the analysis is named.
     """
+    known = ANALYSES[asked.name]
+    refuse_other_rows(asked, subject.reading)
     try:
-        return ANALYSES[asked.name].measure(subject, **asked.options)
+        finding = known.measure(subject, **asked.options)
+        if known.reads == "nothing":
+            return finding
+        told = scale_flags(subject.outputs("test")[0], energies=known.reads == "energies")
     except InputError as error:
         raise InputError(f"{asked.name}: {error}") from None
+    return replace(finding, flags=tuple(dict.fromkeys((*told, *finding.flags))))
+
+
+def refuse_other_rows(asked: Request, reading: Reading) -> None:
+    """Raise `InputError` for an analysis of examples where the model answers parts of them."""
+    if ANALYSES[asked.name].examples and type(reading) is not Reading:
+        fitting = ", ".join(name for name, known in ANALYSES.items() if not known.examples)
+        raise InputError(
+            f"{asked.name}: expected a model that answers each example by one row of logits, but "
+            f"this task's answers are read otherwise ({reading.described()}). Of such models there "
+            f"are {fitting}."
+        )
 
 
 _RATE = Quantity(None, "points")
@@ -111,6 +152,7 @@ ANALYSES = {
             "energy of the true class and of the others, by class",
             from_logits.energies,
             unnamed=("split",),
+            reads="energies",
         ),
         Analysis(
             "gradients",
@@ -150,6 +192,7 @@ ANALYSES = {
                 "gap.accuracy": _RATE,
                 "gap.nll": _NATS,
             },
+            examples=True,
         ),
         Analysis(
             "ood",
@@ -162,6 +205,8 @@ ANALYSES = {
                 "aupr_out": _RATE_UP,
             },
             unnamed=("out", "examples"),
+            reads="energies",
+            examples=True,
         ),
         Analysis(
             "robustness",
@@ -169,6 +214,7 @@ ANALYSES = {
             from_model.robustness,
             {"accuracy": _RATE_UP, "worst": _RATE_UP, "zero_gradient": _RATE},
             unnamed=("epsilons",),
+            examples=True,
         ),
         Analysis(
             "representation",
@@ -184,12 +230,19 @@ ANALYSES = {
                     ("nll", _NATS_DOWN),
                 )
             },
+            reads="nothing",
+            examples=True,
         ),
         Analysis(
             "curvature",
             "Hessian, gradient noise and Tr(HΣ) at the weights",
             from_model.curvature,
+            dict.fromkeys(
+                ("noise.trace", "escaping.trace", "escaping.matched"),
+                Quantity(of="batches of {batch_size}"),
+            ),
             unnamed=("loss",),
+            examples=True,
         ),
         Analysis(
             "dynamics",

@@ -28,6 +28,7 @@ from losslab.analysis.ball import NORMS, Ball, Box, one_of, positive, read_box
 from losslab.analysis.classifier import evaluating, logits_of
 from losslab.errors import InputError
 from losslab.logodds import target_log_odds
+from losslab.metrics.checks import checked
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 KEEPS = ("best", "last")
@@ -150,7 +151,8 @@ class Attack:
             surely_right: The model is known to be right about all inputs, so it is not asked again.
 
         Raises:
-            InputError: If an input lies outside the box, or the model's logits are not finite.
+            InputError: If an input lies outside the box, the targets are not classes of the model,
+                or its logits are not finite.
         """
         search = _Search(self, model, inputs, target, generator)
         with evaluating(model):
@@ -184,7 +186,8 @@ class _Search:
         target: Tensor,
         generator: torch.Generator | None,
     ) -> None:
-        self.attack, self.model, self.target = attack, model, target
+        check_targets(inputs, target)
+        self.attack, self.model, self.target = attack, model, target.long()
         self.generator = generator or torch.Generator().manual_seed(0)
         self.ball = Ball(attack.norm, attack.epsilon, inputs, attack.box)
         self.inputs = self.ball.clean.clone()
@@ -196,11 +199,12 @@ class _Search:
         no = torch.zeros_like(self.rows, dtype=torch.bool)
         self.fooled, self.zero_first, self.stepped, self.moved = (no.clone() for _ in range(4))
         self.lowest = torch.full_like(self.rows, torch.inf, dtype=self.ball.wide)
+        self.asked = False
 
     def keep_best(self, surely_right: bool) -> None:
         """The best point of every walk, and of the inputs themselves."""
         if self.attack.random_start and not surely_right:
-            self.note(self.rows, self.ball.clean, self.ask(self.ball.clean))
+            self.note(self.rows, self.ball.clean, self.ask(self.ball.clean, self.target))
         for _ in range(self.attack.restarts):
             if not self.fooled.all():
                 self.walk(noting=True)
@@ -231,15 +235,15 @@ class _Search:
             self.moved[rows] |= ~zero
             at = ball.step(at, uphill, self.size, self.attack.floor)
         if noting:
-            self.note(rows, at, self.ask(at))
+            self.note(rows, at, self.ask(at, self.target[rows]))
         else:
             self.inputs = at
 
     def gradient(self, at: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Logits there, and which way the objective rises."""
-        with torch.enable_grad():
-            at = at.detach().requires_grad_()
-            logits = logits_of(self.model, at)
+        with torch.inference_mode(False), torch.enable_grad():
+            at, target = at.detach().clone().requires_grad_(), target.clone()
+            logits = self.logits(at, target)
             value = self.objective(logits, target)
             if value.shape != target.shape:
                 raise InputError(
@@ -252,12 +256,19 @@ class _Search:
         return logits.detach(), torch.zeros_like(at) if found is None else found
 
     @torch.no_grad()
-    def ask(self, at: Tensor) -> Tensor:
-        return logits_of(self.model, at)
+    def ask(self, at: Tensor, target: Tensor) -> Tensor:
+        return self.logits(at, target)
+
+    def logits(self, at: Tensor, target: Tensor) -> Tensor:
+        found = logits_of(self.model, at)
+        if not self.asked and len(at):
+            check_classes(found.detach(), target)
+            self.asked = True
+        return found
 
     def note(self, rows: Tensor, at: Tensor, logits: Tensor) -> None:
         """Keep, of the examples ``rows``, those points that are better than what they have."""
-        _check_finite(logits)
+        check_finite(logits)
         target = self.target[rows]
         wrong = logits.argmax(1) != target
         odds = target_log_odds(logits, target).to(self.lowest.dtype)
@@ -268,13 +279,34 @@ class _Search:
 
     def found(self) -> Attacked:
         if self.attack.keep == "last":
-            logits = self.ask(self.inputs)
-            _check_finite(logits)
+            logits = self.ask(self.inputs, self.target)
+            check_finite(logits)
             self.fooled = logits.argmax(1) != self.target
         return Attacked(self.inputs, self.fooled, self.zero_first, self.stepped & ~self.moved)
 
 
-def _check_finite(logits: Tensor) -> None:
+def check_targets(inputs: Tensor, target: Tensor) -> None:
+    """Raise `InputError` unless there is one whole number an input."""
+    whole = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+    if target.shape != inputs.shape[:1] or not whole:
+        raise InputError(
+            f"Expected the class number of each input, shape {tuple(inputs.shape[:1])}, but got "
+            f"{tuple(target.shape)} {target.dtype}."
+        )
+
+
+def check_classes(logits: Tensor, target: Tensor) -> None:
+    """Raise `InputError` unless the targets are classes of a model that has more than one."""
+    checked(logits, target)
+    if logits.shape[1] < 2:
+        raise InputError(
+            "Expected a model of at least 2 classes, but its logits have 1, so that it is never "
+            "wrong; a model of yes or no needs a logit for each."
+        )
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise `InputError` for logits that are not finite."""
     if not logits.isfinite().all():
         broken = int((~logits.isfinite()).any(1).sum())
         raise InputError(

@@ -74,8 +74,10 @@ class Ball:
         if self.norm == "linf":
             direction = uphill.sign()
         else:
-            steep = length(uphill) + floor
-            direction = uphill / column(torch.where(steep == 0, 1, steep), uphill)
+            peak = uphill.abs().flatten(1).amax(1)
+            peak = torch.where(peak == 0, 1, peak)
+            uphill = uphill / column(peak, uphill)  # its length is 0 or at least 1
+            direction = uphill / column((length(uphill) + floor / peak).clamp(min=1), uphill)
         return self.place(at.to(self.wide) - self.centre + size * direction)
 
     def place(self, change: Tensor) -> Tensor:

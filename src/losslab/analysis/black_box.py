@@ -3,8 +3,9 @@
 - `square`: random search that sees logits alone. What it fools and an attack by the gradient does
   not, had a gradient that led astray.
 - `auto_attack`: the standard ensemble (APGD on cross-entropy, targeted APGD on DLR, targeted FAB,
-  Square). DLR, a difference of logits divided by another, needs four classes, and has a blind spot
-  of its own where the true class ranks third or lower; with fewer it is left out.
+  Square). DLR, a difference of logits divided by another, has a blind spot of its own where the
+  true class ranks third or lower. Targeted it needs four classes; with three it takes its place
+  untargeted, with two there is none.
 
 They want images with numbers in [0, 1]; a model of anything else is put behind a change of units.
 What comes back is cut to the ball and asked again, so no rounding of theirs counts.
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from losslab.analysis.attacks import check_classes, check_finite, check_targets
 from losslab.analysis.ball import NORMS, Ball, Box, one_of
 from losslab.analysis.classifier import evaluating, logits_of
 from losslab.errors import InputError
@@ -63,6 +65,9 @@ def square(
 ) -> Fooled:
     """Square Attack (Andriushchenko et al. 2020): no gradient, only logits.
 
+    Its squares may lie anywhere. Those of the library never come to the last row and column, so
+    that of a row of features the last one is all but left alone.
+
     Args:
         model: On the inputs' device.
         inputs: (N, …) floats, or uint8.
@@ -72,14 +77,19 @@ def square(
         seed: Decides everything random.
 
     Raises:
-        InputError: If the library is missing, or cannot attack inputs of this shape.
+        InputError: If the library is missing or cannot attack inputs of this shape, an input lies
+            outside the box, the targets are not classes of the model, or logits are not finite.
     """
     _usable(inputs, norm)
     from pyautoattack.square import SquareAttack
 
-    def made(unit: Callable[[Tensor], Tensor], radius: float) -> Callable[..., Tensor]:
+    class Anywhere(SquareAttack):
+        def random_int(self, low: int, high: int) -> Tensor:
+            return super().random_int(low, high + 1)  # of places, the last one included
+
+    def made(unit: Callable[[Tensor], Tensor], radius: float, _: int) -> Callable[..., Tensor]:
         options = {"norm": _THEIR_NORM[norm], "eps": radius, "n_queries": queries, "seed": seed}
-        return SquareAttack(unit, device=inputs.device, **options).perturb
+        return Anywhere(unit, device=inputs.device, **options).perturb
 
     return _attacked(model, inputs, target, Ball(norm, epsilon, inputs, box), made)
 
@@ -98,11 +108,11 @@ def auto_attack(
     _usable(inputs, norm)
     from pyautoattack import AutoAttack
 
-    def made(unit: Callable[[Tensor], Tensor], radius: float) -> Callable[..., Tensor]:
+    def made(
+        unit: Callable[[Tensor], Tensor], radius: float, classes: int
+    ) -> Callable[..., Tensor]:
         options: dict[str, Any] = {"norm": _THEIR_NORM[norm], "eps": radius, "seed": seed}
         attack = AutoAttack(unit, device=inputs.device, **options)
-        with torch.no_grad():
-            classes = unit(_as_images(inputs[:1].float())).shape[1]
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
         if classes < 4:
             dlr = ["apgd-dlr"] if classes == 3 else []
@@ -112,15 +122,16 @@ def auto_attack(
     return _attacked(model, inputs, target, Ball(norm, epsilon, inputs, box), made)
 
 
+@torch.inference_mode(False)
 def _attacked(
     model: nn.Module,
     inputs: Tensor,
     target: Tensor,
     ball: Ball,
-    make: Callable[[Callable[[Tensor], Tensor], float], Callable[..., Tensor]],
+    make: Callable[[Callable[[Tensor], Tensor], float, int], Callable[..., Tensor]],
 ) -> Fooled:
     """Attack those inputs about which the model is right; the others are fooled as they are."""
-    low, high = ball.limits or _room(ball)
+    check_targets(inputs, target)
     shape, dtype = ball.clean.shape[1:], ball.clean.dtype
 
     def unit(images: Tensor) -> Tensor:
@@ -128,21 +139,30 @@ def _attacked(
         return logits_of(model, rows).float().clone()  # Square writes into what it gets
 
     with evaluating(model):
-        with torch.no_grad():
-            fooled = logits_of(model, ball.clean).argmax(1) != target
+        logits = _asked(model, ball.clean)
+        if len(target):
+            check_classes(logits, target)
+        fooled = logits.argmax(1) != target
         changed, rows = ball.clean.clone(), (~fooled).nonzero()[:, 0]
         if not len(rows):
             return Fooled(changed, fooled, ())
+        low, high = ball.limits or _room(ball)
         images = _as_images(((ball.clean[rows] - low) / (high - low)).clamp(0, 1).float())
         with _frozen(model), _own_randomness(inputs.device), _quiet() as notes:
-            attack = make(unit, ball.radius / (high - low))
+            attack = make(unit, ball.radius / (high - low), logits.shape[1])
             found = attack(images, target[rows]).detach().reshape(-1, *shape)
         there = low + found.to(ball.wide) * (high - low)
         chosen = ball.only(rows)
         changed[rows] = chosen.place(there - chosen.centre)
-        with torch.no_grad():
-            fooled[rows] = logits_of(model, changed[rows]).argmax(1) != target[rows]
+        fooled[rows] = _asked(model, changed[rows]).argmax(1) != target[rows]
     return Fooled(changed, fooled, tuple(notes))
+
+
+@torch.no_grad()
+def _asked(model: nn.Module, inputs: Tensor) -> Tensor:
+    logits = logits_of(model, inputs)
+    check_finite(logits)
+    return logits
 
 
 def _usable(inputs: Tensor, norm: str) -> None:

@@ -26,10 +26,12 @@ from losslab.analysis.surface import Surface
 from losslab.errors import InputError
 from losslab.losses.explain import gradient_volume
 
-_TOLERANCE = 1e-3  # of eigenvalues, relative to the spectrum's width
+_TOLERANCE = 1e-3  # of the largest eigenvalue, and of the spectrum's width for the smallest
 _RESTARTS = 20
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def curvature(
     model: nn.Module,
     criterion: nn.Module,
@@ -72,7 +74,8 @@ def curvature(
         cross-entropy's gradient volume V = ½ (absent for losses without a volume).
 
     Raises:
-        InputError: If the loss is not a mean of its examples' losses, or not finite.
+        InputError: If the loss is not a mean of its examples' losses, it or a derivative is not
+            finite, or the targets are not classes of the model.
 
     Example:
         >>> from losslab import ExpectationLoss
@@ -236,8 +239,11 @@ def _volume(criterion: nn.Module) -> float | None:
 def _drawn(
     inputs: Tensor, target: Tensor, examples: int | None, seed: int
 ) -> tuple[Tensor, Tensor]:
-    if len(target) == 0:
-        raise InputError("Expected at least one example, but got none.")
+    if len(target) == 0 or len(inputs) != len(target):
+        raise InputError(
+            f"Expected at least one example, and a target for each, but got {len(inputs)} inputs "
+            f"and {len(target)} targets."
+        )
     if examples is None or examples >= len(target):
         return inputs, target
     generator = torch.Generator().manual_seed(seed)

@@ -18,11 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from losslab import metrics
-from losslab.analysis.classifier import Data, predict
+from losslab.analysis.classifier import Data, predict, scale_flags
 from losslab.analysis.finding import Finding
 from losslab.errors import InputError
 
 COHORTS = ("right", "wrong_above", "wrong_below")
+SHOWN = dict(zip(COHORTS, ("kept right", "rescued (p not low)", "rescued (p low)"), strict=True))
+"""What the reports call a cohort's share."""
 _FEW = 10  # examples of a cohort below which its share says little
 _PAPER = 70 / 90  # of the training, when Battash et al. form their cohorts
 
@@ -95,7 +97,7 @@ def dynamics(
         raise InputError("Expected the trace of at least one split, but got none.")
     values: dict[str, float] = {}
     splits: dict[str, Any] = {}
-    flags: list[str] = []
+    small: dict[int, list[str]] = {}
     for name, arrays in trace.items():
         log_odds, correct = _checked(name, arrays)
         at = _epoch(epoch, len(correct))
@@ -103,10 +105,11 @@ def dynamics(
         happened = events(correct)
         values |= {f"{name}.{k}": v for k, v in _values(correct, found, happened)}
         splits[name] = _details(log_odds, correct, at, threshold, found, happened)
-        flags += _few(name, found, at)
+        small.setdefault(at, []).extend(_few(name, found))
     if {"train", "test"} <= trace.keys():
         values |= _gap(*(splits[name] for name in ("train", "test")))
-    return Finding(values, {"threshold": threshold, "splits": splits}, tuple(flags))
+    flags = tuple(_few_told(at, told) for at, told in small.items() if told)
+    return Finding(values, {"threshold": threshold, "splits": splits}, flags)
 
 
 def generalisation(
@@ -132,15 +135,17 @@ def generalisation(
         0.0
     """
     values: dict[str, float] = {}
+    flags: tuple[str, ...] = ()
     sides = {}
     for name, data in (("train", train), ("test", test)):
         output = predict(model, data, device=device)
+        flags = scale_flags(output[0])
         sides[name] = {
             "accuracy": [metrics.accuracy(*output).item()],
             "nll": [metrics.nll(*output).item()],
         }
         values |= {f"{name}.{metric}": of[0] for metric, of in sides[name].items()}
-    return Finding(values | _gap(sides["train"], sides["test"]))
+    return Finding(values | _gap(sides["train"], sides["test"]), flags=flags)
 
 
 def cohorts(
@@ -244,13 +249,18 @@ def _gap(train: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, float]:
     return gap
 
 
-def _few(split: str, found: Mapping[str, Cohort], epoch: int) -> Iterator[str]:
+def _few(split: str, found: Mapping[str, Cohort]) -> Iterator[str]:
     for name, cohort in found.items():
         if 0 < cohort.examples < _FEW:
-            yield (
-                f"{split}.{name} is a share of {cohort.examples} "
-                f"{'example' if cohort.examples == 1 else 'examples'} (after epoch {epoch})."
-            )
+            yield f"{split} · {SHOWN[name]} {cohort.examples}"
+
+
+def _few_told(epoch: int, told: list[str]) -> str:
+    """One sentence for all small cohorts: how many examples each has."""
+    return (
+        f"Cohorts of under {_FEW} examples after epoch {epoch}, whose shares say little: "
+        f"{', '.join(told)}."
+    )
 
 
 def _states(

@@ -54,7 +54,7 @@ def energies(subject: Subject, split: str = "test") -> Finding:
         "true": found.true._asdict(),
         "lowest_other": found.lowest_other._asdict(),
         "counts": table.counts.tolist(),
-        "table": table.table.tolist(),
+        "table": [_nothing_for_nan(row) for row in table.table.tolist()],
     }
     return Finding(values, details)
 
@@ -62,7 +62,7 @@ def energies(subject: Subject, split: str = "test") -> Finding:
 def gradients(
     subject: Subject,
     split: str = "train",
-    under: Sequence[str] = _UNDER,
+    under: str | Sequence[str] = _UNDER,
     edges: Sequence[float] = metrics.BANDS,
 ) -> Finding:
     """Which examples carry the gradient, under the model's own loss and under others."""
@@ -78,7 +78,7 @@ def gradients(
         by_loss["own"] = _shares(own)
     except InputError as error:
         flags.append(f"its own loss is left out: {error}")
-    for spec in under:
+    for spec in [under] if isinstance(under, str) else under:
         by_loss[spec] = _shares(metrics.gradient_shares(a, spec, edges=edges))
     counts = next(iter(by_loss.values()))["counts"] if by_loss else []
     details = {"split": split, "edges": list(edges), "counts": counts, "by_loss": by_loss}
@@ -188,12 +188,17 @@ def _others(subject: Subject, name: str, examples: int | None) -> tuple[Tensor, 
             "the subject data_by_name."
         )
     others, labels = tensors(subject.data_by_name(name), examples)
+    refuse_other_form(name, others, inputs)
+    return others, labels
+
+
+def refuse_other_form(name: str, others: Tensor, inputs: Tensor) -> None:
+    """Raise `InputError` unless other data have the shape and dtype of the model's own."""
     if others.shape[1:] != inputs.shape[1:] or others.dtype != inputs.dtype:
         raise InputError(
             f"Expected the examples of {name} to be as the model's own, {_form(inputs)}, but they "
             f"are {_form(others)}."
         )
-    return others, labels
 
 
 def _form(inputs: Tensor) -> str:

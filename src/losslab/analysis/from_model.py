@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from losslab.analysis.ball import Box, read_box
 from losslab.analysis.classifier import tensors
 from losslab.analysis.finding import Finding
 from losslab.analysis.robustness import ATTACKS, EPSILONS, EPSILONS_L2
@@ -31,23 +31,28 @@ def robustness(
     ``box`` is ``auto``: that of images where the inputs are uint8 or lie in [0, 1], else none, and
     the radii are in the inputs' own units.
     """
-    limits: Any = tuple(box) if not isinstance(box, str) else box.lower()
-    if limits == "auto":
-        limits = "image" if _like_images(tensors(subject.test)[0]) else "none"
-    limits = None if limits == "none" else limits
     return measure_robustness(
         subject.model,
         subject.test,
         attacks=[attacks] if isinstance(attacks, str) else attacks,
         epsilons=epsilons,
         epsilons_l2=epsilons_l2,
-        box=limits,
+        box=limits_for(box, tensors(subject.test)[0]),
         examples=examples,
         steps=steps,
         seed=subject.seed,
         device=subject.device,
         huge=huge,
     )
+
+
+def limits_for(box: str | Sequence[float], inputs: Tensor) -> Box:
+    """The box that an option names for some inputs."""
+    if not isinstance(box, str):
+        return read_box(box)
+    if box.lower() == "auto":
+        return "image" if _like_images(inputs) else None
+    return read_box(box.lower())
 
 
 def _like_images(inputs: Tensor) -> bool:

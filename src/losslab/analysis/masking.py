@@ -1,7 +1,7 @@
 """Signs that a model is not robust, but its gradients are masked.
 
 An attack that follows a gradient finds nothing where there is none, and its accuracy then says
-nothing about the model. The signs, each a sentence for the reader:
+nothing about the model. The signs, each kind a sentence for the reader:
 
 - an attack on the log-odds finds clearly more than the same attack on cross-entropy;
 - the attack's gradient is exactly zero at some inputs;
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import combinations
 
 from torch import Tensor
 
@@ -105,7 +105,7 @@ def flags(
     zero_gradient: Mapping[str, float],
     spot_checks: Iterable[Mapping[str, float | str]],
 ) -> tuple[str, ...]:
-    """The signs that are there, worst first of each kind.
+    """The signs that are there, one sentence a kind, each with the worst case of its kind.
 
     Args:
         runs: All attacks at all ε.
@@ -130,7 +130,7 @@ def _on_the_log_odds(runs: Sequence[Run]) -> list[str]:
         for run in runs
         if run.objective == "log_odds" and (run.attack, run.epsilon) in usual
     ]
-    return _sentences(
+    return _sentence(
         pairs,
         lambda clear: (
             f"{clear.more.attack} at ε = {clear.more.epsilon:g} leaves "
@@ -151,7 +151,7 @@ def _weaker_is_stronger(runs: Sequence[Run]) -> list[str]:
         if (weak.norm, weak.epsilon) == (strong.norm, strong.epsilon)
         and weak.objective in (None, strong.objective)
     ]
-    return _sentences(
+    return _sentence(
         pairs,
         lambda clear: (
             f"at ε = {clear.more.epsilon:g} {clear.more.name}, "
@@ -172,7 +172,7 @@ def _rising(runs: Sequence[Run]) -> list[str]:
         for curve in curves.values()
         for pair in combinations(sorted(curve, key=lambda run: run.epsilon), 2)
     ]
-    return _sentences(
+    return _sentence(
         pairs,
         lambda clear: (
             f"{clear.more.name} leaves {_percent(clear.more.accuracy)} right at "
@@ -182,18 +182,30 @@ def _rising(runs: Sequence[Run]) -> list[str]:
     )
 
 
-def _sentences(pairs: Sequence[tuple[Run, Run]], say: Callable[[Clear], str]) -> list[str]:
-    """For each attack that should have been the stronger, what is worst, and how often it is."""
+def _sentence(pairs: Sequence[tuple[Run, Run]], say: Callable[[Clear], str]) -> list[str]:
+    """What is worst of a kind, in how many comparisons it is so, and in which."""
     found = [clear for pair in pairs if (clear := clearly(*pair, LEVEL / len(pairs)))]
-    found.sort(key=lambda clear: clear.fewer.name)
-    sentences = []
-    for name, group in groupby(found, key=lambda clear: clear.fewer.name):
-        cases = list(group)
-        worst = max(cases, key=lambda clear: clear.alone - clear.other_alone)
-        of = sum(fewer.name == name for _, fewer in pairs)
-        again = f"; likewise in {len(cases)} of {of} comparisons" if of > 1 else ""
-        sentences.append(f"{_SUSPECTED} {say(worst)}{again}")
-    return sentences
+    if not found:
+        return []
+    worst = max(found, key=lambda clear: clear.alone - clear.other_alone)
+    again = ""
+    if len(pairs) > 1:
+        where = f": {_which(found)}" if len(found) > 1 else ""
+        again = f"; so in {len(found)} of {len(pairs)} comparisons{where}"
+    return [f"{_SUSPECTED} {say(worst)}{again}"]
+
+
+def _which(found: Sequence[Clear]) -> str:
+    """The attacks that should have been the stronger, each with its radii."""
+    radii: dict[str, list[float]] = {}
+    for clear in found:
+        radii.setdefault(clear.fewer.name, []).append(clear.fewer.epsilon)
+    return ", ".join(f"{name} (ε {_span(of)})" for name, of in sorted(radii.items()))
+
+
+def _span(radii: Sequence[float]) -> str:
+    low, high = min(radii), max(radii)
+    return f"{low:g}" if low == high else f"{low:g}–{high:g}"
 
 
 def clearly(more: Run, fewer: Run, level: float) -> Clear | None:
@@ -207,31 +219,43 @@ def clearly(more: Run, fewer: Run, level: float) -> Clear | None:
 
 
 def _no_gradient(shares: Mapping[str, float]) -> list[str]:
-    return [
-        f"{_SUSPECTED} the gradient of {objective} is exactly zero at {_percent(share)} of the "
-        "examples that the model gets right, so that nothing attacks them"
-        for objective, share in shares.items()
-        if share >= CLEAR
-    ]
+    found = [(name, _percent(share)) for name, share in shares.items() if share >= CLEAR]
+    told = " and that ".join(f"of {name} at {percent}" for name, percent in found)
+    return _told(
+        [name for name, _ in found],
+        f"the gradient {told.replace(' at ', ' is exactly zero at ', 1)} of the examples that the "
+        "model gets right, so that nothing attacks them",
+    )
 
 
 def _left_at_huge(huge: Sequence[Run]) -> list[str]:
-    return [
-        f"{_SUSPECTED} {run.name} leaves {_percent(run.accuracy)} right at ε = {run.epsilon:g}, "
-        "where an input may become any other and a sound attack leaves none"
+    found = [
+        f"{run.name} leaves {_percent(run.accuracy)} right at ε = {run.epsilon:g}"
         for run in huge
         if run.accuracy > LEFT
     ]
+    return _told(
+        found,
+        f"{', '.join(found)}, where an input may become any other and a sound attack leaves none",
+    )
 
 
 def _spotted(spot_checks: Iterable[Mapping[str, float | str]]) -> list[str]:
-    return [
-        f"{_SUSPECTED} at ε = {check['epsilon']:g} in {check['norm']} a search without gradients "
-        f"fools {_percent(float(check['share']))} of the examples, which no attack by the gradient "
-        "did"
+    found = [
+        f"{_percent(float(check['share']))} of the examples at ε = {check['epsilon']:g} in "
+        f"{check['norm']}"
         for check in spot_checks
         if float(check["share"]) > LEFT
     ]
+    return _told(
+        found,
+        f"a search without gradients fools {' and '.join(found)}, which no attack by the gradient "
+        "did",
+    )
+
+
+def _told(found: Sequence[str], sentence: str) -> list[str]:
+    return [f"{_SUSPECTED} {sentence}"] if found else []
 
 
 def _percent(share: float) -> str:

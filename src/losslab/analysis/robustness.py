@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 from losslab.analysis import black_box, masking
 from losslab.analysis.attacks import OBJECTIVES, Attack
 from losslab.analysis.ball import Box, as_floats, check_inside, limits_of, one_of, positive
-from losslab.analysis.classifier import Data, predict, tensors
+from losslab.analysis.classifier import Data, predict, scale_flags, tensors
 from losslab.analysis.finding import Finding
 from losslab.analysis.masking import Run, share
 from losslab.errors import InputError
@@ -88,14 +88,11 @@ def robustness(
     _whole("steps", steps)
     if huge is not None:
         positive("huge", huge)
+    by_norm = {"linf": radii("epsilons", epsilons), "l2": radii("epsilons_l2", epsilons_l2)}
     inputs, target = _chosen(data, examples, seed)
     limits = limits_of(box, inputs)
-    inputs = as_floats(inputs)
-    check_inside(inputs, limits)
-    radii = {"linf": _radii("epsilons", epsilons), "l2": _radii("epsilons_l2", epsilons_l2)}
     templates, searches = _asked(attacks, limits, steps)
-    for name in searches:
-        _refuse_search(name, inputs)
+    inputs = check_inputs(inputs, box, searches)
     device = torch.device(device)
     logits, target = predict(model, (inputs, target), device=device)
     right = correct(logits, target)
@@ -105,9 +102,9 @@ def robustness(
         ask.run(label, replace(template, epsilon=epsilon, objective=objective))
         for label, template in templates.items()
         for objective in OBJECTIVES
-        for epsilon in radii[template.norm]
+        for epsilon in by_norm[template.norm]
     ]
-    runs += [ask.search(name, epsilon) for name in searches for epsilon in radii[_norm_of(name)]]
+    runs += [ask.search(name, epsilon) for name in searches for epsilon in by_norm[_norm_of(name)]]
     huge_runs = [
         ask.run(label, replace(_from_input(template), epsilon=radius, objective=objective))
         for label, template in templates.items()
@@ -116,7 +113,7 @@ def robustness(
         for objective in OBJECTIVES
     ]
     zero = {name: ask.zero_gradient(name) for name in OBJECTIVES if right.any()}
-    worst = {norm: _worst(runs, norm) for norm in radii}
+    worst = {norm: _worst(runs, norm) for norm in by_norm}
     spots, not_run = _spot_checks(ask, worst, searches)
     return Finding(
         values=_values(right, runs, huge_runs, worst, zero),
@@ -139,7 +136,7 @@ def robustness(
                 "left_at_huge": masking.LEFT,
             },
         },
-        flags=masking.flags(runs, huge_runs, zero, spots),
+        flags=(*scale_flags(logits), *masking.flags(runs, huge_runs, zero, spots)),
     )
 
 
@@ -329,8 +326,28 @@ def _worst_curve(worst: Mapping[float, Tensor]) -> dict[str, list[float]]:
     return {"epsilon": list(worst), "accuracy": accuracy}
 
 
-def _radii(name: str, radii: Sequence[float]) -> list[float]:
-    listed = list(radii) if isinstance(radii, Sequence) else [radii]
+def check_inputs(inputs: Tensor, box: Box, attacks: Sequence[str]) -> Tensor:
+    """The inputs as floats, if they lie in the box and the attacks named can be made on them.
+
+    Raises:
+        InputError: If not.
+    """
+    limits = limits_of(box, inputs)
+    inputs = as_floats(inputs)
+    check_inside(inputs, limits)
+    for name in attacks:
+        if name in SEARCHES:
+            _refuse_search(name, inputs)
+    return inputs
+
+
+def radii(name: str, given: Sequence[float] | float) -> list[float]:
+    """The radii of an option, in order.
+
+    Raises:
+        InputError: Unless all are finite numbers above 0.
+    """
+    listed = list(given) if isinstance(given, Sequence) else [given]
     for radius in listed:
         positive(f"every one of {name}", radius)
     return sorted({float(radius) for radius in listed})

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from losslab.analysis.classifier import logits_of
 from losslab.errors import InputError
 from losslab.logodds.plain import compute_dtype
+from losslab.metrics.checks import checked
 
 _AT_ONCE = 250  # examples of a Hessian product
 _HELD = 1 << 24  # numbers of the examples' gradients held at once
@@ -53,17 +54,20 @@ class Surface:
         self.shapes = [p.shape for p in self.weights]
         self.size = sum(p.numel() for p in self.weights)
         self.device, self.dtype = torch.device(device), dtype
-        self._check_dtype()
+        self._check_model()
 
-    def _check_dtype(self) -> None:
+    def _check_model(self) -> None:
+        """That it computes in its dtype, and the targets, if class numbers, are its classes."""
         try:
             with torch.no_grad():
-                logits_of(self.model, self.inputs[:1])
+                logits = logits_of(self.model, self.inputs[:1])
         except RuntimeError as error:
             raise InputError(
                 f"Expected a model that computes in {self.dtype}, but it fails there "
                 f"({str(error).splitlines()[0]}); leave dtype out for the model's own."
             ) from error
+        if self.target.ndim == 1 and not self.target.is_floating_point():
+            checked(logits.expand(len(self), -1), self.target)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -82,12 +86,21 @@ class Surface:
         return value, gradient
 
     def product(self, vector: Tensor) -> Tensor:
-        """H·vector, (P,), by double backward."""
+        """H·vector, (P,), by double backward.
+
+        Raises:
+            InputError: If a second derivative is not finite.
+        """
         found, parts = self._zeros(), self._split(vector)
         for loss in self._losses():
             first = _gradients(loss, self.weights, create_graph=True)
             slope = torch.stack([(g * v).sum() for g, v in zip(first, parts, strict=True)]).sum()
             found += _flat(_gradients(slope, self.weights))
+        if not bool(found.isfinite().all()):
+            raise InputError(
+                "Expected a loss with finite second derivatives, but at these weights some are "
+                "not (as those of a square root at 0), so nothing is said of its curvature."
+            )
         return found
 
     def hessian(self) -> Tensor:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from losslab.analysis.finding import Finding
     from losslab.analysis.request import Request
+    from losslab.analysis.subject import Subject
 
+FAILED = 3
 _MODEL = "A model of your own"
 _OUTPUT = "Output"
 
@@ -87,6 +92,10 @@ def analyse(
         representation  retrained output layer and linear probe on the features
         curvature       Hessian, gradient noise and Tr(HΣ) at the weights
         dynamics        what was learned and forgotten (losslab compare only)
+
+    An analysis that fails leaves the others alone: a warning stands in its place.
+
+    Exit status: 0 done, 2 bad input, 3 done but an analysis failed.
     """
     from losslab.analysis.analyse import QUICK, request
 
@@ -109,32 +118,77 @@ def _folder(
     as_json: bool,
 ) -> None:
     """Answer the requests for the folder's runs, and draw its report anew."""
-    from rich.console import Console
-    from rich.progress import track
-
     from losslab.experiment import records
-    from losslab.experiment.findings import analyse_run, missing, subjects_of
-    from losslab.experiment.summary import summarize_folder
-    from losslab.report import print_findings, write_report
+    from losslab.experiment.findings import missing, subjects_of
 
     with records.working_in(folder):
         subjects = subjects_of(folder, only, data_dir=data_dir, device=device)
         todo = {run: missing(folder, run, asked) for run in subjects}
-        todo = {run: requests for run, requests in todo.items() if requests}
-        console = Console(stderr=True)
-        watched = track(todo.items(), "analyses", console=console, transient=True, disable=as_json)
-        for run, requests in watched:
-            for name in analyse_run(folder, run, subjects[run](), requests):
-                if not console.is_terminal and not as_json:
-                    console.print(f"{run}: {name}", markup=False, soft_wrap=True)
-        summary = summarize_folder(folder)
-        records.write_json(folder / "summary.json", summary)
+        try:
+            _answer(folder, subjects, {run: of for run, of in todo.items() if of}, as_json)
+        except Exception:  # what was found before is not lost
+            _show(folder, asked, as_json)
+            raise
+        failed = _show(folder, asked, as_json)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _answer(
+    folder: Path,
+    subjects: Mapping[str, Callable[[], Subject]],
+    todo: Mapping[str, Sequence[Request]],
+    as_json: bool,
+) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    from losslab.experiment.findings import analyse_run
+
+    console = Console(stderr=True)
+    for run, requests in track(
+        todo.items(), "analyses", console=console, transient=True, disable=as_json
+    ):
+        for name, reason in analyse_run(folder, run, subjects[run](), requests):
+            if not console.is_terminal and not as_json:
+                told = f"{run}: {name}{', failed' if reason else ''}"
+                console.print(told, markup=False, soft_wrap=True)
+
+
+def _show(folder: Path, asked: Sequence[Request], as_json: bool) -> bool:
+    """Print what was found of a folder's runs; whether an analysis failed on any."""
+    from rich.console import Console
+
+    from losslab.experiment import records
+    from losslab.experiment.summary import summarize_folder
+    from losslab.report import print_findings, write_report
+
+    summary = summarize_folder(folder)
+    records.write_json(folder / "summary.json", summary)
     page = write_report(folder)
-    chosen = {str(request): summary["analyses"][str(request)] for request in asked}
+    known, wanted = summary.get("analyses", {}), map(str, asked)
+    chosen = {request: known[request] for request in wanted if request in known}
     if as_json:
         typer.echo(json.dumps(chosen, ensure_ascii=False, indent=1))
     else:
         print_findings(chosen, summary["baseline"], Console(), report=page)
+    return tell_of_failures(chosen)
+
+
+def tell_of_failures(analyses: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Say on standard error, a line each, which requests failed on some runs; whether any did."""
+    failed = {asked: entry["failed"] for asked, entry in analyses.items() if entry.get("failed")}
+    for asked, by_label in failed.items():
+        lost = sum(map(len, by_label.values()))
+        told = next(
+            flag["text"]
+            for label in by_label
+            for flag in analyses[asked]["flags"][label]
+            if flag["text"].startswith("not measured: ")
+        )
+        of = lost + sum(analyses[asked]["runs"].values())
+        print(f"error: {asked} {told} ({lost} of {of} runs)", file=sys.stderr)
+    return bool(failed)
 
 
 def _weights(
@@ -152,11 +206,12 @@ def _weights(
     from rich.console import Console
 
     import losslab
-    from losslab.analysis.analyse import ANALYSES, analyse
+    from losslab.analysis.analyse import analyse
+    from losslab.analysis.finding import Finding
     from losslab.errors import InputError
-    from losslab.experiment.findings import data_from, subject_of, weights_into
+    from losslab.experiment.findings import data_from, not_measured, subject_of
     from losslab.experiment.tasks import TaskOptions, build_task
-    from losslab.report import print_one_model, write_findings
+    from losslab.experiment.weights import weights_into
 
     if not file.exists():
         raise InputError(
@@ -167,28 +222,43 @@ def _weights(
             f"Expected to be told what {file} is the weights of: name its data and model by "
             "--task, such as --task mnist --data-dir DIR, or --task my_task.py."
         )
-    for asked_for in asked:
-        if ANALYSES[asked_for.name].trace:
-            raise InputError(
-                f"{asked_for} needs what is recorded while training, which weights do not hold; "
-                "ask for it by losslab compare --analyse."
-            )
     built = build_task(task, TaskOptions(**options))
-    model = weights_into(built.model(), file)
     subject = subject_of(
         built,
         losslab.loss(loss),
-        model,
+        weights_into(built.model(), file),
         None,
         seed=seed,
         device=device,
         data_by_name=data_from(options["data_dir"]),
     )
     console = Console(stderr=True)
-    found = {}
-    for request in asked:
-        with console.status(f"{request} …"):
-            found[str(request)] = analyse(subject, request)
+    found: dict[str, Finding] = {}
+    failed: dict[str, str] = {}
+    try:
+        for request in asked:
+            with console.status(f"{request} …"):
+                try:
+                    found[str(request)] = analyse(subject, request)
+                except InputError as error:
+                    failed[str(request)] = not_measured(request.name, str(error))
+                    found[str(request)] = Finding({}, flags=(failed[str(request)],))
+    except Exception:  # what was found before is not lost
+        _show_one(found, file, out, as_json)
+        raise
+    _show_one(found, file, out, as_json)
+    for name, told in failed.items():
+        print(f"error: {name} {told}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _show_one(found: Mapping[str, Finding], file: Path, out: Path | None, as_json: bool) -> None:
+    """Print what was found of one model, and write it down if asked to."""
+    from rich.console import Console
+
+    from losslab.report import print_one_model, write_findings
+
     page = write_findings(found, file, out) if out is not None else None
     if as_json:
         shown = {name: vars(finding) for name, finding in found.items()}

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from losslab.cli.analyse import FAILED, tell_of_failures
+
 if TYPE_CHECKING:
     from losslab.experiment import Comparison, Task
     from losslab.experiment.launch import Training
@@ -50,6 +52,10 @@ def compare(
     target: Annotated[
         str | None, typer.Option(help="Table: the column to predict", rich_help_panel=_DATA)
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Table: the column of texts to predict it from", rich_help_panel=_DATA),
+    ] = None,
     train_size: Annotated[
         int | None, typer.Option(help="Keep so many training examples", rich_help_panel=_DATA)
     ] = None,
@@ -60,6 +66,17 @@ def compare(
     validation_fraction: Annotated[
         float | None, typer.Option(help="Share held out for validation", rich_help_panel=_DATA)
     ] = None,
+    imbalance: Annotated[
+        float | None,
+        typer.Option(
+            help="Thin the training examples out to a long tail, this times rarer at its end",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    resample: Annotated[
+        bool,
+        typer.Option(help="A split of its own for every seed", rich_help_panel=_DATA),
+    ] = False,
     image_size: Annotated[
         int | None, typer.Option(help="Folder of images: side in pixels", rich_help_panel=_DATA)
     ] = None,
@@ -189,7 +206,8 @@ def compare(
         losslab compare --task my_task.py --loss cross_entropy --loss "el:encouraging(log_end=1)"
         losslab compare --task digits --loss cross_entropy --loss encouraging --analyse calibration
 
-    Exit status: 0 done, 2 bad input, 3 done but runs diverged, 130 interrupted.
+    Exit status: 0 done, 2 bad input, 3 done but runs diverged or an analysis failed, 130
+    interrupted.
     """
     import torch
 
@@ -199,6 +217,7 @@ def compare(
     from losslab.experiment.adversarial import trained_against
     from losslab.experiment.findings import data_from, source_of
     from losslab.experiment.launch import Training, one_voice
+    from losslab.experiment.resample import resampled
     from losslab.experiment.tasks import TaskOptions, build_task
 
     with one_voice():
@@ -210,6 +229,7 @@ def compare(
         options = TaskOptions(
             data_dir=data_dir,
             target=target,
+            text=text,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
@@ -219,16 +239,23 @@ def compare(
             train_size=train_size,
             validation_fraction=validation_fraction,
             image_size=image_size,
+            imbalance=imbalance,
         )
-        built = build_task(task, options)
-        if adversarial is not None:
-            built = trained_against(built, adversarial)
+
+        def build(options: TaskOptions) -> Task:
+            made = build_task(task, options)
+            return made if adversarial is None else trained_against(made, adversarial)
+
+        chosen = _seeds(seeds)
+        own_split = resampled(build, options) if resample else None
+        built = build(options) if own_split is None else own_split(chosen[0])
         torch.set_num_threads(threads or fitting_threads(built))
         comparison = Comparison(
             task=built,
             losses=losses,
-            out=out or _default_folder(built, label_smoothing, training),
-            seeds=_seeds(seeds),
+            out=out or _default_folder(built, label_smoothing, training, resample),
+            seeds=chosen,
+            task_of=own_split,
             matched_gradient=matched_gradient,
             metric=metric,
             selection=select,
@@ -240,7 +267,7 @@ def compare(
             analyses=[request(text) for text in analyse or ()],
             keep_models=keep_models,
             data_by_name=data_from(data_dir),
-            source=source_of(task, options),
+            source=source_of(task, options, resample),
         )
         carry_out(comparison, quiet, as_json)
 
@@ -263,10 +290,14 @@ def carry_out(comparison: Comparison, quiet: bool, as_json: bool) -> None:
                 file=sys.stderr,
             )
         raise typer.Exit(130) from None
+    failed = False
     if rank() == 0:
         _finish(comparison, summary, as_json)
-    if any(summary["diverged"].values()):
-        raise typer.Exit(3)
+        known = summary.get("analyses", {})
+        asked = [str(request) for request in comparison.analyses]
+        failed = tell_of_failures({text: known[text] for text in asked if text in known})
+    if any(summary["diverged"].values()) or failed:
+        raise typer.Exit(FAILED)
 
 
 def _command() -> str:
@@ -307,12 +338,14 @@ def _tell_of_others(folder: Path) -> None:
 def _labelled(text: str) -> tuple[str, str]:
     """``LABEL:LOSS`` or ``LOSS``, which labels itself by its canonical spec."""
     import losslab
+    from losslab.experiment.plan import with_counts
 
     label, colon, spec = text.partition(":")
     if not colon:
-        return losslab.loss(text).spec, text  # type: ignore[return-value]
-    losslab.loss(spec)
-    return label.strip(), spec
+        label, spec = "", text
+    tried = with_counts(spec, [1, 1])
+    canonical = losslab.loss(tried).spec
+    return label.strip() or (canonical if tried == spec else spec.strip()), spec  # type: ignore[return-value]
 
 
 def _milestones(text: str | None) -> tuple[float, ...] | None:
@@ -376,9 +409,10 @@ def fitting_threads(task: Task) -> int:
     return 1 if small else torch.get_num_threads()
 
 
-def _default_folder(task: Task, label_smoothing: float, training: Training) -> Path:
+def _default_folder(task: Task, label_smoothing: float, training: Training, resample: bool) -> Path:
     """One folder a task and setting, so that more losses or seeds join the runs already there."""
     decisive = [task.description, task.epochs, task.batch_size, label_smoothing]
+    decisive += ["resample"] if resample else []
     decisive += [settings] if (settings := training.settings()) else []
     decisive += [] if task.attack is None else [task.attack.settings()]
     text = json.dumps(decisive, sort_keys=True, default=str)

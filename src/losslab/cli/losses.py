@@ -62,7 +62,8 @@ def _print_table() -> None:
         "Sums and multiples are losses too: 'cross_entropy + 0.5*expectation'. Wrappers: "
         "one_vs_rest(LOSS), complement_objective(LOSS), smoothed(LOSS, amount=0.1), "
         "additive_margin(LOSS, …), ldam(LOSS, counts=[…]), "
-        "logit_adjustment(LOSS, counts=[…]). Schedules stand for values: "
+        "logit_adjustment(LOSS, counts=[…]), reweighted(LOSS, counts=[…], start=0.8). "
+        "Schedules stand for values: "
         "mixed(focus=phases(0, 0.1, 0.2, 0.3, 0.4, 0.5)), encouraging(rho=deferred(1, 0.5)). "
         "More on one: losslab explain 'encouraging(log_end=0.5)'",
         highlight=False,

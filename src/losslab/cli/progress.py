@@ -28,6 +28,7 @@ class ComparisonProgress:
         )
         self.plain = not silent and not self.console.is_terminal
         self.spoke = time.monotonic()
+        self.told: set[str] = set()
 
     def __enter__(self) -> ComparisonProgress:
         self.bars.start()
@@ -72,7 +73,9 @@ class ComparisonProgress:
             case Analysed():
                 name = f"{event.label}, seed {event.seed}: {event.analysis} analysed"
                 self.bars.update(self.epochs, note=name)
-                if self.plain and time.monotonic() - self.spoke > _SECONDS_BETWEEN_LINES:
+                if event.reason is not None:
+                    self._failed(event)
+                elif self.plain and time.monotonic() - self.spoke > _SECONDS_BETWEEN_LINES:
                     self.spoke = time.monotonic()
                     self.console.print(name, markup=False, soft_wrap=True)
 
@@ -104,6 +107,16 @@ class ComparisonProgress:
             )
         else:
             self._speak(event, "done", now=event.number == event.total)
+
+    def _failed(self, event: Any) -> None:
+        """Of an analysis that fails on every run, the first tells."""
+        if not self.silent and event.reason not in self.told:
+            self.told.add(event.reason)
+            self.console.print(
+                f"warning: {event.label}, seed {event.seed}: {event.reason}",
+                markup=False,
+                soft_wrap=True,
+            )
 
     def _speak(self, event: Any, what: str, now: bool = False) -> None:
         """A line now and then where there is no terminal to draw bars on."""

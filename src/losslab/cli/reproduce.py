@@ -56,7 +56,8 @@ def reproduce(
         losslab reproduce zh-t4 --data-dir data --size full --device cuda
         losslab reproduce ba-t4 --data-dir data
 
-    Exit status: 0 done, 2 bad input, 3 done but runs diverged, 130 interrupted.
+    Exit status: 0 done, 2 bad input, 3 done but runs diverged or an analysis failed, 130
+    interrupted.
     """
     from losslab.errors import InputError
     from losslab.experiment.recipe import kind_of, read_recipe, recipe_file, recipe_names

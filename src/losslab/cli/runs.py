@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -121,10 +122,14 @@ def export(
     mlflow: Annotated[
         str | None, typer.Option(metavar="URI", help="Log to this MLflow server or database")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write OUT in place of a file that is there")
+    ] = False,
 ) -> None:
     """Write the runs as a table, or hand them to TensorBoard or MLflow with their curves.
 
-    What TensorBoard and MLflow have already is not given to them again.
+    A file that is there already is left as it is, unless --force is given. What TensorBoard and
+    MLflow have already is not given to them again.
 
     Examples:
 
@@ -140,6 +145,11 @@ def export(
                          "--mlflow URI; name one.")  # fmt: skip
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise InputError(f"Expected a file that ends in .csv or .parquet, but got {out}.")
+    if out is not None and os.path.exists(out) and not force:
+        raise InputError(
+            f"{out} exists already and is left as it is. Name another file, or write over it by "
+            "--force."
+        )
     source = _source(folder)
     table = _chosen(source.frame(), dataset, model, loss, status)
     if out is not None:
@@ -188,6 +198,11 @@ def _chosen(
 def _the_one(known: set[str], beginning: str, folder: Path) -> str:
     from losslab.errors import InputError
 
+    if not beginning:
+        raise InputError(
+            "Expected the beginning of a RUN_ID, but got an empty text; "
+            f"losslab runs {folder} --each lists them."
+        )
     if beginning in known:
         return beginning
     found = sorted(run_id for run_id in known if run_id.startswith(beginning))

@@ -76,7 +76,8 @@ def flatten_record(record: Mapping[str, Any]) -> dict[str, Any]:
         flat[f"{selection}.epoch"] = result.get("epoch")
         for split in ("validation", "test"):
             scores = result.get(split) or {}
-            flat |= {f"{selection}.{split}.{metric}": scores.get(metric) for metric in METRICS}
+            names = {**METRICS, **scores}  # a task may record more of its own
+            flat |= {f"{selection}.{split}.{name}": scores.get(name) for name in names}
     return flat
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from losslab.experiment.batches import Batches, Reseed, derive_seed, own_randomness
-from losslab.experiment.reading import Reading
+from losslab.reading import Reading
 from losslab.experiment.stack import Stack, Unstackable
 from losslab.experiment.stack_losses import StackLosses, alike
 from losslab.experiment.stack_optimizer import StackOptimizer, rates_of, refuses

@@ -4,7 +4,8 @@ A claim is about the difference of two values over paired seeds. It is
 
 - ``reproduced`` where the difference is there and points as claimed,
 - ``contradicted`` where it is there and points the other way,
-- ``not measured`` where no run has one of the values, or fewer than three seeds have both,
+- ``not measured`` where no run has one of the values, or fewer than three seeds have both (both
+  above 0, for a ratio),
 - ``not shown at this size`` otherwise,
 
 "there" meaning the paired t test after Holm's correction over all claims of a recipe, at 5 %.
@@ -12,6 +13,7 @@ A claim is about the difference of two values over paired seeds. It is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 
 from losslab.analysis.analyse import ANALYSES, Quantity
 from losslab.errors import nearest
-from losslab.experiment.findings import load_findings
+from losslab.experiment.findings import Known, load_all
 from losslab.experiment.summary import yardstick
 
 ALPHA = 0.05
@@ -33,9 +35,11 @@ class Claim:
     Args:
         text: The sentence.
         loss, against: Labels of the losses whose models are measured.
-        value, against_value: What is measured of the one and of the other: a metric of the last
-            epoch's test examples, or ``ANALYSIS/VALUE``.
+        value, against_value: What is measured of the one and of the other: a metric of the test
+            examples at the epoch that the comparison selects, or ``ANALYSIS/VALUE``.
         expected: Whether the first is said to be ``larger`` or ``smaller``.
+        ratio: Judge by the ratio of the two (by the difference of their logarithms), as is fit for
+            positive values of which one may be many times the other.
         published: The source's own numbers, by label.
     """
 
@@ -45,22 +49,30 @@ class Claim:
     value: str
     against_value: str
     expected: str
+    ratio: bool = False
     published: Mapping[str, float] = field(default_factory=dict)
 
 
 def judge_claims(
-    folder: Path, comparison: Mapping[str, Any], planned: Sequence[Mapping[str, Any]]
+    folder: Path,
+    comparison: Mapping[str, Any],
+    planned: Sequence[Mapping[str, Any]],
+    known: Mapping[str, Known] | None = None,
 ) -> list[dict[str, Any]]:
-    """Each claim of the folder's recipe with its numbers and its mark, ready for JSON."""
+    """Each claim of the folder's recipe with its numbers and its mark, ready for JSON.
+
+    ``known`` is what is known of the runs, by run_id, where it has been read already.
+    """
     from losslab.experiment.statistics import compare_paired
 
     claims = [Claim(**claim) for claim in (comparison.get("recipe") or {}).get("claims", ())]
     if not claims:
         return []
-    known = _Values(folder, comparison, planned)
-    pairs = [known.pairs(claim) for claim in claims]
+    known = load_all(folder, planned) if known is None else known
+    measured = _Values(comparison, planned, known)
+    pairs = [measured.pairs(claim) for claim in claims]
     differences = {
-        str(number): [_sign(claim) * (a - b) for a, b in pair]
+        str(number): [_sign(claim) * _difference(claim, a, b) for a, b in pair]
         for number, (claim, pair) in enumerate(zip(claims, pairs, strict=True))
     }
     answers = compare_paired(differences, margin=1.0)
@@ -70,17 +82,20 @@ def judge_claims(
         turn = _sign(claim)  # the difference as it is, not as it was claimed to point
         ends = [None if answer[k] is None else turn * answer[k] for k in ("low", "high")]
         low, high = ends if turn > 0 else ends[::-1]
-        quantity = known.quantity(claim.value)
+        mean = None if answer["mean"] is None else turn * answer["mean"]
+        if claim.ratio:
+            mean, low, high = (None if x is None else math.exp(x) for x in (mean, low, high))
+        quantity = measured.quantity(claim.value)
         judged.append(
             {
                 **vars(claim),
-                "mark": known.not_there(claim) or _mark(answer),
+                "mark": measured.not_there(claim) or _mark(answer),
                 "n": answer["n"],
                 "means": [
                     sum(side) / len(pair) if pair else None for side in zip(*pair, strict=True)
                 ]
                 or [None, None],
-                "mean": None if answer["mean"] is None else turn * answer["mean"],
+                "mean": mean,
                 "low": low,
                 "high": high,
                 "p_adjusted": answer["p_adjusted"],
@@ -88,6 +103,10 @@ def judge_claims(
             }
         )
     return judged
+
+
+def _difference(claim: Claim, one: float, other: float) -> float:
+    return math.log(one / other) if claim.ratio else one - other
 
 
 def _sign(claim: Claim) -> float:
@@ -108,9 +127,9 @@ class _Values:
 
     def __init__(
         self,
-        folder: Path,
         comparison: Mapping[str, Any],
         planned: Sequence[Mapping[str, Any]],
+        known: Mapping[str, Known],
     ) -> None:
         self.comparison = comparison
         self.records = {
@@ -119,7 +138,7 @@ class _Values:
             if record["status"] == "finished"
         }
         self.findings = {
-            key: load_findings(folder, record["run_id"]) for key, record in self.records.items()
+            key: known[record["run_id"]].findings for key, record in self.records.items()
         }
 
     def pairs(self, claim: Claim) -> list[tuple[float, float]]:
@@ -129,7 +148,8 @@ class _Values:
              self._value(claim.against, seed, claim.against_value))
             for seed in self.comparison["seeds"]
         )  # fmt: skip
-        return [(a, b) for a, b in found if a is not None and b is not None]
+        both = [(a, b) for a, b in found if a is not None and b is not None]
+        return [(a, b) for a, b in both if a > 0 and b > 0] if claim.ratio else both
 
     def not_there(self, claim: Claim) -> str | None:
         """A mark for a claim about a value that no run has, most likely a mistake in its name."""
@@ -154,7 +174,8 @@ class _Values:
             return None
         analysis, slash, name = value.rpartition("/")
         if not slash:
-            found: float | None = record["results"]["last"]["test"][value]
+            selection = self.comparison["selection"]
+            found: float | None = record["results"][selection]["test"].get(value)
             return found
         finding = self.findings[label, seed].get(analysis)
         return None if finding is None else finding["values"].get(name)

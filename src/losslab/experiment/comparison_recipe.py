@@ -28,16 +28,16 @@ from losslab.experiment.recipe_lines import KeyPath
 from losslab.experiment.recipe_parts import read_losses, read_seeds
 from losslab.experiment.recipe_text import RecipeText, Section, written
 from losslab.experiment.records import SELECTIONS
-from losslab.experiment.summary import DEFAULT_MARGINS
+from losslab.experiment.resample import resampled
 from losslab.experiment.task import Task
 from losslab.experiment.tasks import TaskOptions, build_task
 from losslab.metrics import METRICS
 
 FIRST = "small"
-_TOP = ("name", "title", "source", "differs", "seeds", "task", "losses", "analyses", "decision",
-        "claims", "sizes")  # fmt: skip
-_TASK = ("name", "adversarial", *(field.name for field in fields(TaskOptions)))
-_CLAIM = ("text", "loss", "against", "value", "against_value", "expected", "published")
+_TOP = ("name", "title", "source", "differs", "seeds", "task", "losses", "rates", "analyses",
+        "decision", "claims", "sizes")  # fmt: skip
+_TASK = ("name", "adversarial", "resample", *(field.name for field in fields(TaskOptions)))
+_CLAIM = ("text", "loss", "against", "value", "against_value", "expected", "ratio", "published")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class ComparisonRecipe:
         task: What is written after ``--task``.
         options: Changes to the task.
         adversarial: The attack of adversarial training, such as ``pgd(0.3)``.
+        resample: Whether every seed has a split of its own.
         losses: Spec by label; the first is the baseline.
+        rates: Factor of the learning rate by label, 1 where there is none.
         analyses: What is measured of every model.
         metric, selection, margin: What the headline verdict is about.
         claims: What the source says.
@@ -68,7 +70,9 @@ class ComparisonRecipe:
     task: str
     options: TaskOptions
     adversarial: str | None
+    resample: bool
     losses: dict[str, str]
+    rates: dict[str, float]
     analyses: tuple[Request, ...]
     metric: str
     selection: str
@@ -82,9 +86,14 @@ class ComparisonRecipe:
         Raises:
             InputError: If the data are not there.
         """
+        own_split = resampled(self._task, self.options) if self.resample else None
+        task = self._task(self.options) if own_split is None else own_split(self.seeds[0])
+        self._refuse_unknown_metrics(task)
         return Comparison(
-            task=self._task(),
+            task=task,
+            task_of=own_split,
             losses=list(self.losses.items()),
+            rates=self.rates,
             out=out,
             seeds=self.seeds,
             metric=self.metric,
@@ -94,7 +103,7 @@ class ComparisonRecipe:
             command=command,
             analyses=self.analyses,
             data_by_name=data_from(self.options.data_dir),
-            source=source_of(self.task, self.options),
+            source=source_of(self.task, self.options, self.resample),
             recipe={
                 "name": self.name,
                 "title": self.title,
@@ -106,8 +115,32 @@ class ComparisonRecipe:
             },
         )
 
-    def _task(self) -> Task:
-        task = build_task(self.task, self.options)
+    def _refuse_unknown_metrics(self, task: Task) -> None:
+        """Raise `InputError` for a metric that neither all tasks nor this one record."""
+        known = {metric.name: metric for metric in (*METRICS.values(), *task.metrics)}
+        judged = [name for name, metric in known.items() if metric.better is not None]
+        places: list[tuple[KeyPath, str, list[str]]] = [
+            (("decision", "metric"), self.metric, judged)
+        ]
+        for number, claim in enumerate(self.claims):
+            for key in ("value", "against_value"):
+                name = getattr(claim, key)
+                if "/" not in name:
+                    places.append((("claims", number, key), name, list(known)))
+        for path, name, fitting in places:
+            if name not in fitting:
+                raise self.text.error(
+                    path,
+                    f"expected {path[-1]} to be a metric ({', '.join(fitting)})"
+                    f"{' or ANALYSIS/VALUE' if path[0] == 'claims' else ''}; got {name!r}."
+                    f"{nearest(name, fitting)}",
+                )
+
+    def _task(self, options: TaskOptions) -> Task:
+        try:
+            task = build_task(self.task, options)
+        except InputError as error:
+            raise self.text.error(("task", "name"), str(error)) from None
         if self.adversarial is None:
             return task
         from losslab.experiment.adversarial import trained_against
@@ -148,9 +181,10 @@ def read_comparison(
     name = top.string("name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise top.wrong("name", "letters, digits, '-', '_' and '.' (it names folders)", name)
-    losses = read_losses(top)
+    rates = _read_rates(top)
+    losses = read_losses(top, rates)
     analyses = _read_analyses(top)
-    task, options, adversarial = _read_task(top, given)
+    task, options, adversarial, resample = _read_task(top, given)
     metric, selection, margin = _read_decision(top)
     return ComparisonRecipe(
         name=name,
@@ -162,7 +196,9 @@ def read_comparison(
         task=task,
         options=options,
         adversarial=adversarial,
+        resample=resample,
         losses=losses,
+        rates=rates,
         analyses=analyses,
         metric=metric,
         selection=selection,
@@ -209,16 +245,30 @@ def _leaves(values: Mapping[str, Any], before: KeyPath = ()) -> list[tuple[KeyPa
     return found
 
 
-def _read_task(top: Section, data_dir: str | Path | None) -> tuple[str, TaskOptions, str | None]:
+def _read_task(
+    top: Section, data_dir: str | Path | None
+) -> tuple[str, TaskOptions, str | None, bool]:
     """[task]"""
     section = top.table("task", _TASK)
-    given = {key: value for key, value in section.values.items() if key in _TASK[2:]}
+    given = {key: value for key, value in section.values.items() if key in _TASK[3:]}
     try:
         options = TaskOptions(**{**given, "data_dir": given.get("data_dir", data_dir)})
     except InputError as error:
         raise section.error(None, str(error)) from None
     adversarial = section.string("adversarial", None) if "adversarial" in section.values else None
-    return section.string("name"), options, adversarial
+    resample = section.value("resample", False, bool, "true or false")
+    return section.string("name"), options, adversarial, resample
+
+
+def _read_rates(top: Section) -> dict[str, float]:
+    """[rates], which may be left out: factors of the learning rate by label."""
+    labels = top.table("losses", ()).values
+    section = top.inner("rates", tuple(labels), required=False)
+    return {
+        label: section.number(label, fits=lambda x: x > 0, expected="a number above 0")
+        for label in (section.values if section else ())
+        if section is not None
+    }
 
 
 def _read_analyses(top: Section) -> tuple[Request, ...]:
@@ -242,7 +292,7 @@ def _read_decision(top: Section) -> tuple[str, str, float | None]:
     if "margin" in section.values:
         margin = section.number("margin", fits=lambda x: x > 0, expected="a number above 0")
     return (
-        section.string("metric", "accuracy", tuple(DEFAULT_MARGINS)),
+        section.string("metric", "accuracy"),
         section.string("selection", "last", SELECTIONS),
         margin,
     )
@@ -272,6 +322,7 @@ def _read_claims(
                 value=value,
                 against_value=other,
                 expected=section.string("expected", choices=("larger", "smaller")),
+                ratio=section.value("ratio", False, bool, "true or false"),
                 published=dict(published or {}),
             )
         )
@@ -282,17 +333,14 @@ def _value(section: Section, key: str, name: str, analyses: tuple[Request, ...])
     """A claim's value in its canonical spelling."""
     analysis, slash, value = name.rpartition("/")
     if not slash:
-        if name in METRICS:
-            return name
-        raise section.error(
-            key,
-            f"expected {key} to be a metric ({', '.join(METRICS)}) or ANALYSIS/VALUE; got {name!r}."
-            f"{nearest(name, METRICS)}",
-        )
+        return name  # a metric, perhaps the task's own: known when the task is made
     try:
         asked = request(analysis)
     except InputError as error:
         raise section.error(key, str(error)) from None
+    same = [one for one in analyses if one.name == asked.name]
+    if not asked.options and len(same) == 1:
+        asked = same[0]
     if asked not in analyses:
         raise section.error(
             key,

@@ -1,7 +1,7 @@
 """Trained models, and what analyses found of them, beside the records of a comparison.
 
     FOLDER/models/RUN_ID.pt       the weights of the last epoch, and what was recorded on the way
-    FOLDER/findings/RUN_ID.json   values, details and flags, by request
+    FOLDER/findings/RUN_ID.json   values, details and flags, by request; what failed, and why
 
 A model is written before the run's record, the findings after it: a record in a folder that keeps
 models has its model, and an analysis that is asked for later needs no training.
@@ -10,26 +10,27 @@ models has its model, and an analysis that is asked for later needs no training.
 from __future__ import annotations
 
 import io
-import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import cache
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from losslab.analysis.analyse import analyse
 from losslab.analysis.classifier import Data
-from losslab.analysis.from_logits import NOISE
 from losslab.analysis.request import Request
 from losslab.analysis.subject import Subject, Trace
 from losslab.errors import InputError
 from losslab.experiment import records
+from losslab.experiment.resample import resampled
 from losslab.experiment.task import Task
 from losslab.experiment.watch import TrainingResult
+from losslab.experiment.weights import fill, read_weights
 
 if TYPE_CHECKING:
     from losslab.experiment.tasks import TaskOptions
@@ -63,75 +64,40 @@ def load_model(folder: Path, run: str, task: Task) -> tuple[nn.Module, Trace | N
     return model, kept["trace"]
 
 
-def read_weights(path: Path, remedy: str) -> Any:
-    """What a file of weights holds; tensors only, so that it cannot run code."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"Expected a file of weights at {path}, but there is none.") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read as weights ({first}); {remedy}") from None
+@dataclass(frozen=True)
+class Known:
+    """What is known of a run.
 
-
-def fill(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
-    """Give ``model`` the weights of a file.
-
-    Raises:
-        InputError: If they are those of another model.
+    Args:
+        findings: By request, what was found.
+        failed: By request, of those that could not be answered: name, options and ``reason``.
     """
-    own = model.state_dict()
-    lacking, strange = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if lacking or strange:
-        raise InputError(
-            f"{path} holds the weights of another model: "
-            + "; ".join(
-                f"{what} {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-                for what, names in (("it lacks", lacking), ("the model has no", strange))
-                if names
-            )
-            + ". Name the model that it was trained with."
-        )
-    for name, value in own.items():
-        if value.shape != state[name].shape:
-            raise InputError(
-                f"{path} holds the weights of another model: {name} is "
-                f"{tuple(state[name].shape)} there, {tuple(value.shape)} in the model. Name the "
-                "model that it was trained with."
-            )
-    model.load_state_dict(state)
+
+    findings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def weights_into(model: nn.Module, path: Path) -> nn.Module:
-    """``model`` with the weights of a file: a state dict, or one under ``model``/``state_dict``.
-
-    Raises:
-        InputError: If the file cannot be read, or holds another model's weights.
-    """
-    kept = read_weights(path, "save them by torch.save(model.state_dict(), FILE).")
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(kept, Mapping) and isinstance(kept.get(key), Mapping):
-            kept = kept[key]
-    if not isinstance(kept, Mapping) or not all(map(torch.is_tensor, kept.values())):
-        raise InputError(
-            f"Expected {path} to hold weights by name, but it holds a {type(kept).__name__}; save "
-            "them by torch.save(model.state_dict(), FILE)."
-        )
-    fill(model, kept, path)
-    return model
+def load_known(folder: Path, run: str) -> Known:
+    """What is known of a run; nothing if it was not analysed."""
+    path = _findings_path(folder, run)
+    if not path.exists():
+        return Known()
+    content = records.read_json(path, _REMEDY)
+    return Known(content.get("findings", {}), content.get("failed", {}))
 
 
 def load_findings(folder: Path, run: str) -> dict[str, dict[str, Any]]:
-    """What is known of a run, by request; nothing if it was not analysed."""
-    path = _findings_path(folder, run)
-    if not path.exists():
-        return {}
-    found: dict[str, dict[str, Any]] = records.read_json(path, _REMEDY).get("findings", {})
-    return found
+    """What was found of a run, by request; nothing if it was not analysed."""
+    return load_known(folder, run).findings
+
+
+def load_all(folder: Path, planned: Iterable[Mapping[str, Any]]) -> dict[str, Known]:
+    """What is known of each of some runs, by run_id."""
+    return {record["run_id"]: load_known(folder, record["run_id"]) for record in planned}
 
 
 def missing(folder: Path, run: str, requests: Iterable[Request]) -> list[Request]:
-    """The requests that were not yet answered for a run."""
+    """The requests that were not yet answered for a run; one that failed is asked again."""
     known = load_findings(folder, run)
     return [request for request in requests if str(request) not in known]
 
@@ -147,12 +113,20 @@ def subject_of(
     data_by_name: Callable[[str], Data] | None = None,
 ) -> Subject:
     """A trained model of a task, as an analysis sees it."""
+
+    def data(split: str) -> Data:
+        dataset = getattr(task, split)
+        if task.collate is None:
+            return dataset  # type: ignore[no-any-return]
+        return DataLoader(dataset, task.batch_size, collate_fn=task.collate)
+
     return Subject(
         model=model,
         criterion=criterion,
-        train=task.train,
-        validation=task.validation,
-        test=task.test,
+        train=data("train"),
+        validation=data("validation"),
+        test=data("test"),
+        reading=task.reading,
         batch_size=task.batch_size,
         seed=seed,
         device=device,
@@ -177,9 +151,14 @@ def subjects_of(
     from losslab.experiment.summary import load_planned
 
     comparison, planned = load_planned(folder)
-    task = _task_of(folder, comparison, data_dir)
+    task_of = _tasks_of(folder, comparison, data_dir)
     finished = {r["run_id"]: r for r in planned if r["status"] == "finished"}
     for beginning in only or ():
+        if not beginning:
+            raise InputError(
+                "Expected the beginning of a run_id, but got an empty text; leave --run out for "
+                "all runs."
+            )
         if not any(run.startswith(beginning) for run in finished):
             raise InputError(
                 f"Expected the beginning of a run_id of {folder}, but no finished run begins with "
@@ -201,6 +180,7 @@ def subjects_of(
 
     def maker(run: str, record: Mapping[str, Any]) -> Callable[[], Subject]:
         def make() -> Subject:
+            task = task_of(record)
             return subject_of(
                 task,
                 _criterion(record, comparison),
@@ -215,7 +195,10 @@ def subjects_of(
     return {run: maker(run, record) for run, record in chosen.items()}
 
 
-def _task_of(folder: Path, comparison: Mapping[str, Any], data_dir: str | Path | None) -> Task:
+def _tasks_of(
+    folder: Path, comparison: Mapping[str, Any], data_dir: str | Path | None
+) -> Callable[[Mapping[str, Any]], Task]:
+    """From a run's record to the task that it was made of, if that is the same still."""
     from losslab.experiment.tasks import TaskOptions, build_task
 
     source = comparison.get("source")
@@ -224,14 +207,23 @@ def _task_of(folder: Path, comparison: Mapping[str, Any], data_dir: str | Path |
             f"Expected {folder} to say how its task was made, but it does not: it was made in "
             "Python. Use losslab.experiment.findings.analyse_run there."
         )
-    task = build_task(source["task"], TaskOptions(**source["options"], data_dir=data_dir))
-    now, then = task.description.get("sha256"), comparison["task"].get("sha256")
-    if now != then:
-        raise InputError(
-            f"Expected the data that {folder} was made from, but {source['task']} has other data "
-            "or another model now; restore them, or repeat the comparison in another folder."
-        )
-    return task
+    options = TaskOptions(**source["options"], data_dir=data_dir)
+    build = partial(build_task, source["task"])
+    own_split = resampled(build, options) if source.get("resample") else None
+    shared = None if own_split is not None else build(options)
+
+    def task_of(record: Mapping[str, Any]) -> Task:
+        task = shared if own_split is None else own_split(record["seed"])
+        assert task is not None
+        if task.description.get("sha256") != record["task"].get("sha256"):
+            raise InputError(
+                f"Expected the data that {folder} was made from, but {source['task']} has other "
+                "data or another model now; restore them, or repeat the comparison in another "
+                "folder."
+            )
+        return task
+
+    return task_of
 
 
 def _criterion(record: Mapping[str, Any], comparison: Mapping[str, Any]) -> nn.Module:
@@ -253,42 +245,49 @@ def data_from(data_dir: str | Path | None) -> Callable[[str], Data]:
     return cache(lambda name: build_task(name, TaskOptions(data_dir=data_dir)).test)
 
 
-def refuse_unready(requests: Sequence[Request], data_by_name: Callable[[str], Data]) -> None:
-    """Raise `InputError` for what can be told to fail before any model is trained."""
-    for asked in requests:
-        if asked.name == "ood":
-            out = asked.options.get("out", NOISE)
-            for name in [out] if isinstance(out, str) else out:
-                if name != NOISE:
-                    data_by_name(name)
-
-
-def source_of(task: str, options: TaskOptions) -> dict[str, Any]:
+def source_of(task: str, options: TaskOptions, resample: bool = False) -> dict[str, Any]:
     """How a task was made, for JSON: what was written after ``--task``, and the options set."""
     chosen = {key: value for key, value in asdict(options).items() if value is not None}
     chosen.pop("data_dir", None)  # where the data lie decides nothing
-    return {"task": task, "options": chosen}
+    return {"task": task, "options": chosen, **({"resample": True} if resample else {})}
 
 
 def analyse_run(
     folder: Path, run: str, subject: Subject, requests: Sequence[Request]
-) -> Iterator[str]:
-    """Answer ``requests`` for a run; each answer is on disk when its name is given out."""
-    found = load_findings(folder, run)
+) -> Iterator[tuple[str, str | None]]:
+    """Answer ``requests`` for a run: each analysis's name, and why it failed if it did.
+
+    An answer is on disk when its name is given out. A request that cannot be answered leaves the
+    others alone.
+    """
+    known = load_known(folder, run)
     for request in requests:
-        begun = time.perf_counter()
-        finding = analyse(subject, request)
-        found[str(request)] = {
-            "name": request.name,
-            "options": dict(request.options),
-            "values": finding.values,
-            "details": finding.details,
-            "flags": list(finding.flags),
-            "seconds": round(time.perf_counter() - begun, 3),
-        }
-        content = {"schema": records.SCHEMA, "run_id": run, "findings": found}
+        begun, asked = time.perf_counter(), str(request)
+        entry = {"name": request.name, "options": dict(request.options)}
+        reason = None
+        try:
+            finding = analyse(subject, request)
+        except InputError as error:
+            reason = str(error)
+            known.failed[asked] = {**entry, "reason": reason}
+        else:
+            known.failed.pop(asked, None)
+            known.findings[asked] = {
+                **entry,
+                "values": finding.values,
+                "details": finding.details,
+                "flags": list(finding.flags),
+                "seconds": round(time.perf_counter() - begun, 3),
+            }
+        content = {"schema": records.SCHEMA, "run_id": run, "findings": known.findings}
+        content |= {"failed": known.failed} if known.failed else {}
         records.write_json(_findings_path(folder, run), content)
-        yield request.name
+        yield request.name, reason
+
+
+def not_measured(name: str, reason: str) -> str:
+    """The warning that stands in the place of an analysis that failed."""
+    return f"not measured: {reason.removeprefix(f'{name}: ')}"
 
 
 def _model_path(folder: Path, run: str) -> Path:

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from losslab.errors import InputError, nearest
 from losslab.experiment.batches import Split
-from losslab.experiment.reading import Objective, Reading
+from losslab.reading import Objective, Reading
 
 _PATIENCE = 10.0  # seconds
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
 from losslab.analysis.classifier import Data
 from losslab.analysis.request import Request
 from losslab.errors import InputError, nearest
 from losslab.experiment import records
+from losslab.experiment.labels import label_counts
 from losslab.experiment.launch import Training, processes
-from losslab.experiment.reading import Reading
+from losslab.reading import Reading
 from losslab.experiment.records import SELECTIONS
-from losslab.experiment.summary import DEFAULT_MARGINS
-from losslab.experiment.task import Task, tensors_of
+from losslab.experiment.summary import stored
+from losslab.experiment.task import Task
+from losslab.metrics import METRICS, Metric
 
 _COUNTS = re.compile(r"\bcounts\s*=\s*train\b")
 LossMaker = str | Callable[[], nn.Module]
@@ -40,6 +41,7 @@ class Comparison:
             does where the module's spec is ``"custom"``: a changed function needs another label).
         out: Folder of the comparison; an existing one of the same comparison is continued.
         seeds: One run a loss and seed.
+        rates: Factors of the learning rate by label, for losses that take another than the task's.
         matched_gradient: Add, for each loss, the baseline at learning rate × V_loss/V_baseline,
             with V the volume ∫|∂L/∂z_y| dp of the loss's gradients: does the loss help, or a larger
             step?
@@ -56,12 +58,16 @@ class Comparison:
         source: How the task was made, for `losslab analyse`: the text after ``--task``, and the
             options.
         recipe: The recipe that it was made from: its name, source and claims.
+        task_of: Makes the task of a seed, where each seed is to draw a split of its own: then the
+            differences vary with the split as well, as the papers' over random splits do. ``task``
+            must be one of them. None: all seeds share ``task``, and its split.
     """
 
     task: Task
     losses: Sequence[tuple[str, LossMaker]]
     out: str | Path
     seeds: Sequence[int]
+    rates: Mapping[str, float] = field(default_factory=dict)
     matched_gradient: bool = False
     metric: str = "accuracy"
     selection: str = "last"
@@ -75,6 +81,7 @@ class Comparison:
     data_by_name: Callable[[str], Data] | None = None
     source: Mapping[str, Any] | None = None
     recipe: Mapping[str, Any] | None = None
+    task_of: Callable[[int], Task] | None = None
 
     def __post_init__(self) -> None:
         labels = [label for label, _ in self.losses]
@@ -89,13 +96,26 @@ class Comparison:
             raise InputError(
                 f"Expected the seeds to be whole numbers of at least 0, but got {self.seeds!r}."
             )
-        _choose("metric", self.metric, DEFAULT_MARGINS)
+        for label, rate in self.rates.items():
+            _choose("the labels of rates", label, labels)
+            if not 0 < rate < math.inf:
+                raise InputError(
+                    f"Expected the rate of {label!r} to be a finite number above 0, a factor of "
+                    f"the learning rate, but got {rate!r}."
+                )
+        _choose("metric", self.metric, self.judged)
         _choose("selection", self.selection, SELECTIONS)
         if self.margin is not None and not 0 < self.margin < math.inf:
             raise InputError(
                 f"Expected margin to be a finite number above 0, but got {self.margin!r}; it is in "
                 "the metric's own unit, so half a point of accuracy is 0.005."
             )
+
+    @property
+    def judged(self) -> dict[str, Metric]:
+        """The metrics of which one way is better, by name."""
+        rows = (*METRICS.values(), *self.task.metrics)
+        return {row.name: row for row in rows if row.better is not None}
 
 
 @dataclass(frozen=True)
@@ -132,28 +152,47 @@ class Arm:
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison worked out: its configuration as stored, and its runs by run_id, in order."""
+    """A comparison worked out: its configuration as stored, and its runs by run_id, in order.
 
-    task: Task
+    ``tasks`` has each seed's task: the same one, unless every seed draws a split of its own.
+    """
+
+    tasks: dict[int, Task]
     configuration: dict[str, Any]
     runs: dict[str, tuple[Arm, int]]
+
+    @property
+    def task(self) -> Task:
+        """The first seed's task; in all but its split it is everybody's."""
+        return next(iter(self.tasks.values()))
+
+    @property
+    def resampled(self) -> bool:
+        """Whether every seed has a split of its own."""
+        return len({id(task) for task in self.tasks.values()}) > 1
 
 
 def make_plan(comparison: Comparison) -> Plan:
     """The arms with their controls, and the runs, seed by seed; trains nothing."""
-    from losslab.experiment.tasks.assemble import with_description
-
-    task = comparison.task
-    if "sha256" not in task.description:  # the run_id must notice other data
-        task = with_description(task, {})
+    tasks = _tasks(comparison)
+    task = tasks[comparison.seeds[0]]
     losses = [(label, _counted(loss, task)) for label, loss in comparison.losses]
-    arms = [_arm(label, loss, comparison.loss_options) for label, loss in losses]
+    arms = [
+        replace(
+            _arm(label, loss, comparison.loss_options),
+            lr_scale=float(comparison.rates.get(label, 1.0)),
+        )
+        for label, loss in losses
+    ]
     skipped: dict[str, str] = {}
     if comparison.matched_gradient:
         controls, skipped = _controls(arms, task.epochs)
         arms += controls
+    described = {
+        seed: {**one.description, "name": one.name, "num_classes": one.num_classes}
+        for seed, one in tasks.items()
+    }
     decisive = {
-        "task": {**task.description, "name": task.name, "num_classes": task.num_classes},
         "settings": {
             "epochs": task.epochs,
             "batch_size": task.batch_size,
@@ -171,30 +210,71 @@ def make_plan(comparison: Comparison) -> Plan:
     by_label: dict[str, list[str]] = {arm.label: [] for arm in arms}
     for seed in comparison.seeds:
         for arm in arms:
-            run = records.run_id(
-                {**decisive, "spec": arm.spec, "lr_scale": arm.lr_scale, "seed": seed}
-            )
+            own = {"spec": arm.spec, "lr_scale": arm.lr_scale, "seed": seed}
+            run = records.run_id({"task": described[seed], **decisive, **own})
             runs.setdefault(run, (arm, seed))  # one run serves two labels of the same loss
             by_label[arm.label].append(run)
     configuration = {
         "schema": records.SCHEMA,
+        "task": described[comparison.seeds[0]]
+        if comparison.task_of is None
+        else {**_shared(described), "resampled": True},
         **decisive,
         "baseline": arms[0].label,
         "losses": [arm.described() for arm in arms],
         "seeds": list(comparison.seeds),
         "metric": comparison.metric,
         "selection": comparison.selection,
-        "margin": comparison.margin or DEFAULT_MARGINS[comparison.metric],
+        "margin": comparison.margin or comparison.judged[comparison.metric].margin,
+        **({"metrics": [stored(row) for row in task.metrics]} if task.metrics else {}),
         "matched_gradient": comparison.matched_gradient,
         "skipped_controls": skipped,
         "command": comparison.command,
         "analyses": [str(request) for request in comparison.analyses],
         "source": comparison.source,
         "recipe": comparison.recipe,
-        **yardsticks(task),
+        **_yardsticks(tasks),
         "runs": by_label,
     }
-    return Plan(task, configuration, runs)
+    return Plan(tasks, configuration, runs)
+
+
+def _tasks(comparison: Comparison) -> dict[int, Task]:
+    """Each seed's task, described in full, so that the run_id notices other data."""
+    from losslab.experiment.tasks.assemble import with_description
+
+    def described(task: Task) -> Task:
+        return task if "sha256" in task.description else with_description(task, {})
+
+    if comparison.task_of is None:
+        return dict.fromkeys(comparison.seeds, described(comparison.task))
+    return {seed: described(comparison.task_of(seed)) for seed in comparison.seeds}
+
+
+def _shared(described: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the tasks of all seeds, also of those to come, have in common."""
+    first, *others = described.values()
+    return {
+        key: value
+        for key, value in first.items()
+        if key not in ("sha256", "split") and all(o.get(key) == value for o in others)
+    }
+
+
+def _yardsticks(tasks: Mapping[int, Task]) -> dict[str, Any]:
+    """`yardsticks` of a comparison: their means over the seeds' splits."""
+    different = {id(task): task for task in tasks.values()}
+    found = [yardsticks(task) for task in different.values()]
+    if len(found) == 1:
+        return found[0]
+    return {
+        kind: {
+            name: math.fsum(one[kind][name] for one in found) / len(found)
+            for name in found[0][kind]
+            if name != "class"
+        }
+        for kind in found[0]
+    }
 
 
 def with_counts(spec: str, counts: Sequence[int]) -> str:
@@ -295,20 +375,6 @@ def yardsticks(task: Task) -> dict[str, Any]:
             "balanced_accuracy": 1 / int(present * counts.max()),
         },
     }
-
-
-def label_counts(task: Task, split: str) -> Tensor:
-    """How many rows of a split are of each class, ``(num_classes,)``."""
-    dataset = getattr(task, split)
-    tensors = tensors_of(dataset)
-    if tensors is not None:
-        labels = task.reading.labels(tensors[1])
-    elif type(task.reading) is Reading and hasattr(dataset, "targets"):  # as torchvision's have
-        labels = torch.as_tensor(dataset.targets, dtype=torch.int64)
-    else:
-        batches = DataLoader(dataset, task.batch_size, collate_fn=task.collate)
-        labels = torch.cat([task.reading.labels(target).flatten() for _, target in batches])
-    return torch.bincount(labels, minlength=task.num_classes)
 
 
 def _refuse_repeated(what: str, values: Sequence[Any], remedy: str) -> None:

@@ -223,9 +223,21 @@ def recipe_file(path_or_name: str | Path) -> RecipeText:
     return parse(f"{name}.toml", recipe_toml(name))
 
 
+_OF_A_STUDY = {"data", "models", "training", "selection", "statistics", "published"}
+_OF_A_COMPARISON = {"task", "analyses", "decision", "claims", "sizes"}
+
+
 def kind_of(text: RecipeText) -> str:
-    """``"study"``, or ``"comparison"`` where the recipe has a task instead of data sets."""
-    return "comparison" if "task" in text.values and "data" not in text.values else "study"
+    """``"study"``, or ``"comparison"`` where the recipe has a task instead of data sets.
+
+    Where it has neither, one of the two is written wrongly, and the other keys tell.
+    """
+    there = text.values.keys()
+    if "data" in there or "task" in there:
+        return "study" if "data" in there else "comparison"
+    study, comparison = len(there & _OF_A_STUDY), len(there & _OF_A_COMPARISON)
+    near_task = any("'task'" in nearest(key, ["task", "data"]) for key in there)
+    return "comparison" if comparison > study or (comparison == study and near_task) else "study"
 
 
 def _read(path: Path) -> str:

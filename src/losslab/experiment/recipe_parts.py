@@ -231,8 +231,9 @@ def read_training(top: Section) -> Training:
     )
 
 
-def read_losses(top: Section) -> dict[str, str]:
-    """[losses]: canonical spec by label."""
+def read_losses(top: Section, rates: Mapping[str, float] | None = None) -> dict[str, str]:
+    """[losses]: canonical spec by label; one may come again at another of ``rates``."""
+    rates = rates or {}
     section = top.table("losses", ())
     losses: dict[str, str] = {}
     for label in section.values:
@@ -243,7 +244,7 @@ def read_losses(top: Section) -> dict[str, str]:
         except InputError as error:
             raise section.error(label, str(error)) from None
         for other, known in losses.items():
-            if spec == known:
+            if spec == known and rates.get(label, 1.0) == rates.get(other, 1.0):
                 raise section.error(
                     label, f"{label!r} and {other!r} are the same loss, {spec}; keep one."
                 )

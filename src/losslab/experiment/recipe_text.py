@@ -191,12 +191,17 @@ class Section:
         self.text, self.path, self.values = text, path, values
         for key in values:
             if known and key not in known:
-                owner = f"[{written(path)}]" if path else "a recipe"
-                raise self.error(
-                    key,
-                    f"{owner} has no key {key!r}.{nearest(key, known)} "
-                    f"Its keys: {', '.join(known)}.",
-                )
+                raise self.error(key, f"{self._no_such(key, known)} Its keys: {', '.join(known)}.")
+
+    def _no_such(self, key: str, known: Collection[str]) -> str:
+        """What is not there, with the nearest that is; a table in its brackets."""
+        if isinstance(self.values[key], Mapping):
+            section = written((*self.path, key))
+            meant = nearest(section, [written((*self.path, name)) for name in known])
+            meant = re.sub(r"'(.*)'", r"[\1]", meant)
+            return f"a recipe has no section [{section}].{meant}"
+        owner = f"[{written(self.path)}]" if self.path else "a recipe"
+        return f"{owner} has no key {key!r}.{nearest(key, known)}"
 
     def error(self, key: str | None, message: str, *more: str | int) -> InputError:
         """The error for a key of this table (and what is in it), or for the table itself."""

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from losslab.experiment.checkpoint import Checkpoint
 from losslab.experiment.environment import describe_environment
 from losslab.experiment.launch import Machine, machine_for
 from losslab.experiment.plan import Comparison, Plan, make_plan
+from losslab.experiment.readiness import refuse_unready
 from losslab.experiment.summary import summarize_folder
 from losslab.experiment.train import train
 from losslab.experiment.watch import Epoch, TrainingResult
@@ -117,12 +119,13 @@ class RunFinished:
 
 @dataclass(frozen=True)
 class Analysed:
-    """An analysis of a finished run is on disk."""
+    """An analysis of a finished run is on disk, or has failed: ``reason`` says why."""
 
     total: int
     label: str
     seed: int
     analysis: str
+    reason: str | None = None
 
 
 Event = (
@@ -147,8 +150,7 @@ def run(comparison: Comparison, on_event: Callable[[Event], None] | None = None)
             device cannot do what the comparison's `Training` asks for.
         Interrupted: On Ctrl-C; everything finished stays.
     """
-    if comparison.data_by_name is not None:
-        findings.refuse_unready(comparison.analyses, comparison.data_by_name)
+    refuse_unready(comparison.analyses, comparison.task, comparison.data_by_name)
     machine = machine_for(comparison.training, comparison.device)
     tell = on_event if on_event is not None and machine.first else _silence
     folder = Path(comparison.out)
@@ -225,15 +227,15 @@ def _analyse(
         if lacking and findings.has_model(folder, run):
             arm, seed = plan.runs[run]
             subject = findings.subject_of(
-                plan.task,
+                plan.tasks[seed],
                 arm.make(),
-                *findings.load_model(folder, run, plan.task),
+                *findings.load_model(folder, run, plan.tasks[seed]),
                 seed=seed,
                 device=comparison.device,
                 data_by_name=comparison.data_by_name,
             )
-            for name in findings.analyse_run(folder, run, subject, lacking):
-                tell(Analysed(len(plan.runs), arm.label, seed, name))
+            for name, reason in findings.analyse_run(folder, run, subject, lacking):
+                tell(Analysed(len(plan.runs), arm.label, seed, name, reason))
 
 
 def _summarized(folder: Path) -> dict[str, Any]:
@@ -268,16 +270,16 @@ def _make_runs(
     clock = _Clock(plan.task.epochs, len(plan.runs) - len(done))
     shared = {
         "schema": records.SCHEMA,
-        "task": plan.configuration["task"],
         "settings": plan.configuration["settings"],
         "environment": describe_environment(comparison.device),
     }
     todo = [run for run in plan.runs if run not in done]
     write = partial(_write, comparison, folder, shared, plan, clock, tell)
     if together > 1:
-        for start in range(0, len(todo), together):
-            runs = todo[start : start + together]
-            _make_together(comparison, plan, runs, len(done) + start + 1, clock, tell, write)
+        first = len(done) + 1
+        for runs in _stacks(plan, todo, together):
+            _make_together(comparison, plan, runs, first, clock, tell, write)
+            first += len(runs)
         return
     for number, run in enumerate(todo, start=len(done) + 1):
         arm, seed = plan.runs[run]
@@ -289,7 +291,7 @@ def _make_runs(
 
         started = _now()
         result = train(
-            plan.task,
+            plan.tasks[seed],
             arm.make(),
             seed,
             lr_scale=arm.scale_at,
@@ -318,9 +320,11 @@ def _write(
 ) -> None:
     """Put a finished run on disk, and say so."""
     arm, seed = plan.runs[run]
+    task = plan.tasks[seed]
     timing = {"started": started, "finished": _now(), "seconds": result.seconds}
     own = {
         "run_id": run,
+        "task": {**task.description, "name": task.name, "num_classes": task.num_classes},
         "loss": arm.described(),
         "seed": seed,
         "timing": {**timing, "together": together},
@@ -351,7 +355,14 @@ def _together(comparison: Comparison, plan: Plan, machine: Machine) -> tuple[int
     if reason is not None:
         return 1, reason
     a_seed = max(1, len(plan.runs) // len(comparison.seeds))
-    return a_seed * max(1, MOST_TOGETHER // a_seed), None
+    return a_seed * (1 if plan.resampled else max(1, MOST_TOGETHER // a_seed)), None
+
+
+def _stacks(plan: Plan, runs: list[str], together: int) -> Iterator[list[str]]:
+    """``together`` runs at a time; where every seed has its own split, of one seed each."""
+    for _, of_task in groupby(runs, key=lambda run: id(plan.tasks[plan.runs[run][1]])):
+        same = list(of_task)
+        yield from (same[start : start + together] for start in range(0, len(same), together))
 
 
 def _members(plan: Plan, runs: Iterable[str]) -> list[Member]:
@@ -382,7 +393,7 @@ def _make_together(
     started = _now()
     members = _members(plan, runs)
     results = train_together(
-        plan.task,
+        plan.tasks[members[0].seed],
         members,
         device=comparison.device,
         progress_callback=report,
@@ -400,7 +411,10 @@ def _refuse_other_comparison(folder: Path, configuration: Mapping[str, Any]) -> 
     new = records.jsonable(configuration)
     for part in ("task", "settings"):
         old = before.get(part) or {}
-        for key in sorted({*old, *new[part]}):
+        resampled = old.get("resampled") and new[part].get("resampled")
+        # of splits that vary the shared part may shrink with every seed
+        keys = old.keys() & new[part].keys() if resampled else {*old, *new[part]}
+        for key in sorted(keys):
             if old.get(key) != new[part].get(key):
                 raise InputError(
                     f"The folder {folder} holds a comparison with another {key} ({part}): "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from losslab.errors import InputError
-from losslab.experiment.reading import Objective, Reading
+from losslab.reading import Objective, Reading
 from losslab.inputs import length, taken
 
 

@@ -24,22 +24,17 @@ from typing import Any
 
 from losslab.errors import InputError
 from losslab.experiment import records
+from losslab.experiment.findings import Known, load_all
 from losslab.experiment.findings_summary import summarize_findings
 from losslab.experiment.judge import Judge, Yardstick, mean_and_sd
-from losslab.metrics import METRICS
+from losslab.metrics import METRICS, Metric
 
-DEFAULT_MARGINS = {
-    "accuracy": 0.005,
-    "balanced_accuracy": 0.005,
-    "nll": 0.01,
-    "brier": 0.005,
-    "ece": 0.005,
-}
+DEFAULT_MARGINS = {row.name: row.margin for row in METRICS.values() if row.better is not None}
 """The largest difference not worth having, by metric: half a point, a hundredth of a nat, …"""
 
-SMALLER_IS_BETTER = frozenset({"nll", "brier", "ece"})
-DESCRIPTIVE = frozenset({"margin", "energy"})
-PERCENT = frozenset({"accuracy", "balanced_accuracy", "ece"})
+SMALLER_IS_BETTER = frozenset(row.name for row in METRICS.values() if row.better is False)
+PERCENT = frozenset(row.name for row in METRICS.values() if row.unit == "share")
+_UNITS = {"share": "points", "nats": "nats"}
 
 Records = Mapping[str, Mapping[int, dict[str, Any]]]
 
@@ -55,12 +50,17 @@ def with_findings(
     folder: str | Path,
     comparison: Mapping[str, Any],
     planned: list[dict[str, Any]],
+    known: Mapping[str, Known] | None = None,
 ) -> dict[str, Any]:
-    """The summary, and under ``analyses`` what was found of the runs, if anything was."""
+    """The summary, and under ``analyses`` what was found of the runs, if anything was.
+
+    ``known`` is what is known of the runs, by run_id, where it has been read already.
+    """
     from losslab.experiment.claims import judge_claims
 
-    found = summarize_findings(Path(folder), comparison, planned)
-    claims = judge_claims(Path(folder), comparison, planned)
+    known = load_all(Path(folder), planned) if known is None else known
+    found = summarize_findings(Path(folder), comparison, planned, known)
+    claims = judge_claims(Path(folder), comparison, planned, known)
     more = {"analyses": found, "claims": claims, "recipe": comparison.get("recipe")}
     return {**summary, **{key: value for key, value in more.items() if value}}
 
@@ -97,6 +97,7 @@ def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> d
     controls = {a["control_for"]: a["label"] for a in comparison["losses"] if a["control_for"]}
     losses = [label for label in runs if label not in controls.values() and label != baseline]
 
+    rows = metric_rows(comparison)
     broken = {
         (label, seed)
         for label, of in runs.items()
@@ -109,7 +110,7 @@ def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> d
     for selection in records.SELECTIONS:
         comparisons[selection], against_control[selection] = {}, {}
         table[selection] = {label: {} for label in runs}
-        for metric in METRICS:
+        for metric in rows:
             values = {
                 label: {seed: _value(of[seed], selection, metric, comparison) for seed in of}
                 for label, of in runs.items()
@@ -131,7 +132,10 @@ def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> d
     return {
         "schema": records.SCHEMA,
         **{key: comparison[key] for key in _COPIED},
-        "margins": {metric: _margin(comparison, metric) for metric in DEFAULT_MARGINS},
+        "margins": {
+            name: _margin(comparison, row) for name, row in rows.items() if row.better is not None
+        },
+        "metrics": comparison.get("metrics", []),
         "controls": controls,
         "comparisons": comparisons,
         "against_control": against_control,
@@ -162,18 +166,29 @@ def _value(
     """A run's test metric; of a diverged one, what it counts for, or None."""
     if record["status"] == "diverged":
         return comparison["chance"][metric] if metric in _COUNTED else None
-    value: float | None = record["results"][selection]["test"][metric]
+    value: float | None = record["results"][selection]["test"].get(metric)
     return value
 
 
-def _margin(comparison: Mapping[str, Any], metric: str) -> float:
+def metric_rows(comparison: Mapping[str, Any]) -> dict[str, Metric]:
+    """What a comparison's runs record, by name: the metrics of all, and those of its task."""
+    return {**METRICS, **{row["name"]: Metric(**row) for row in comparison.get("metrics", ())}}
+
+
+def stored(metric: Metric) -> dict[str, Any]:
+    """A metric as a comparison's configuration has it."""
+    names = ("name", "title", "better", "unit", "margin")
+    return {name: getattr(metric, name) for name in names}
+
+
+def _margin(comparison: Mapping[str, Any], metric: Metric) -> float:
     chosen: float = comparison["margin"]
-    return chosen if metric == comparison["metric"] else DEFAULT_MARGINS[metric]
+    return chosen if metric.name == comparison["metric"] else metric.margin
 
 
 def yardstick(comparison: Mapping[str, Any], metric: str) -> Yardstick:
     """How differences in a metric are judged in a comparison."""
-    better = None if metric in DESCRIPTIVE else metric not in SMALLER_IS_BETTER
-    unit = "points" if metric in PERCENT else "nats" if metric == "nll" else ""
-    margin = 1.0 if better is None else _margin(comparison, metric)
-    return Yardstick(better, unit, margin, comparison["resolution"].get(metric, 0.0))
+    row = metric_rows(comparison)[metric]
+    margin = row.margin if row.better is None else _margin(comparison, row)
+    unit = _UNITS.get(row.unit, "")
+    return Yardstick(row.better, unit, margin, comparison["resolution"].get(metric, 0.0))

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from losslab.analysis.attacks import Attack
 from losslab.analysis.ball import as_floats, check_inside, limits_of
 from losslab.errors import InputError
-from losslab.experiment.reading import Reading
+from losslab.reading import Reading
 from losslab.metrics import METRICS, Metric
 
 SPLITS = ("train", "validation", "test")

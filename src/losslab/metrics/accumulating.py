@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from losslab.errors import InputError
 from losslab.metrics import calibration, odds, ood, scores
-from losslab.metrics.checks import choice, finite, wide
+from losslab.metrics.checks import check_tensor, choice, finite, wide
 from losslab.metrics.distributions import LEVELS, Distribution, distribution
 from losslab.metrics.energies import ClassEnergies as EnergyTable
 from losslab.metrics.energies import Energies as EnergySummary
@@ -333,6 +333,7 @@ class OODDetection(_AllTogether):
         found = ood.scores(logits)
         if isinstance(is_out, bool):
             is_out = torch.full(logits.shape[:1], is_out, device=logits.device)
+        check_tensor(is_out, "is_out", "bools, one an example, or one bool")
         if is_out.dtype != torch.bool or is_out.shape != logits.shape[:1]:
             raise InputError(
                 f"Expected is_out to be one bool, or ({len(logits)},) bools, True for an example "
@@ -342,6 +343,7 @@ class OODDetection(_AllTogether):
 
     def value(self, *kept: Tensor) -> dict[str, float]:
         *numbers, is_out = kept
+        ood.refuse_one_sided(int((~is_out).sum()), int(is_out.sum()))
         inside = {name: s[~is_out] for name, s in zip(ood.SCORES, numbers, strict=True)}
         outside = {name: s[is_out] for name, s in zip(ood.SCORES, numbers, strict=True)}
         return ood.judged(inside, outside)

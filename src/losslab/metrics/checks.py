@@ -16,6 +16,7 @@ def wide(tensor: Tensor) -> torch.dtype:
 def checked(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The same logits in float64 and the same target as int64, or an `InputError`."""
     _check_shape(logits)
+    check_tensor(target, "target", "class numbers, (examples,)")
     if target.shape != logits.shape[:1]:
         raise InputError(
             f"Expected one target a row of the logits, shape ({len(logits)},), but got "
@@ -35,6 +36,17 @@ def checked(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits.to(wide(logits)), target.long()
 
 
+def check_tensor(value: object, name: str, holding: str) -> None:
+    """Raise `InputError` for what is no tensor: an array or a list is not turned into one."""
+    if not isinstance(value, Tensor):
+        kind = type(value)
+        came = "a NumPy array" if kind.__module__ == "numpy" else f"a {kind.__name__}"
+        raise InputError(
+            f"Expected {name} to be a torch.Tensor of {holding}, but got {came}; pass "
+            f"torch.as_tensor({name})."
+        )
+
+
 def finite(logits: Tensor, target: Tensor, classes: int = 1) -> tuple[Tensor, Tensor]:
     """`checked`, and every logit finite, and at least so many classes."""
     logits, target = checked(logits, target)
@@ -52,15 +64,11 @@ def finite_logits(logits: Tensor, classes: int = 2) -> Tensor:
 
 def finite_values(values: Tensor, name: str) -> Tensor:
     """One number an example, ``(N,)``, finite and at least one; in float64."""
-    if not isinstance(values, Tensor) or values.ndim != 1 or not values.is_floating_point():
-        came = (
-            f"{tuple(values.shape)} {values.dtype}"
-            if isinstance(values, Tensor)
-            else type(values).__name__
-        )
+    check_tensor(values, name, "one floating-point number an example, (N,)")
+    if values.ndim != 1 or not values.is_floating_point():
         raise InputError(
             f"Expected {name} to be a floating-point tensor of one number an example, (N,), but "
-            f"got {came}."
+            f"got {tuple(values.shape)} {values.dtype}."
         )
     if not len(values):
         raise InputError(f"Expected at least one example in {name}, but it is empty.")
@@ -88,6 +96,7 @@ def choice(value: object, name: str, known: tuple[str, ...]) -> str:
 
 
 def _check_shape(logits: Tensor) -> None:
+    check_tensor(logits, "logits", "shape (examples, classes)")
     if logits.ndim != 2 or not logits.is_floating_point():
         raise InputError(
             "Expected logits of shape (examples, classes) in a floating-point dtype, but got "

@@ -25,12 +25,14 @@ class Energies(NamedTuple):
 
 
 class ClassEnergies(NamedTuple):
-    """E(k|x) averaged over the examples of each true class.
+    """E(k|x) averaged over the examples of each true class; C classes, as the logits' columns.
 
     Args:
-        counts: ``(C,)`` examples of each class.
-        table: ``(C, C)``; row c, column k is the mean of E(k|x) over the examples of class c. The
-            row of a class without examples is NaN.
+        counts: ``(C,)`` int64, examples of each true class; they add up to N.
+        table: ``(C, C)`` in float64: ``table[c, k]`` is the mean of E(k|x) = −z_k over the examples
+            whose true class is c. A row is a true class, a column the class whose energy it is; the
+            diagonal is the energy on the data. It has C rows whichever classes occur: the row of a
+            class without examples is NaN throughout.
     """
 
     counts: Tensor
@@ -65,10 +67,18 @@ def lowest_other_energy(logits: Tensor, target: Tensor) -> Tensor:
 def class_energies(logits: Tensor, target: Tensor) -> ClassEnergies:
     """The table behind Zhao et al. 2022, figure 5: how sharp the energy is around each class.
 
+    Args:
+        logits: ``(N, C)``.
+        target: ``(N,)`` class numbers.
+
+    Returns:
+        ``counts`` ``(C,)`` and ``table`` ``(C, C)``, true classes down, classes across; see
+        `ClassEnergies`.
+
     Raises:
         InputError: For logits that are not finite.
 
-    Example:
+    Example: two examples of class 0, none of class 1
         >>> class_energies(torch.tensor([[4.0, 1.0], [2.0, 3.0]]), torch.tensor([0, 0])).table
         tensor([[-3., -2.],
                 [nan, nan]], dtype=torch.float64)

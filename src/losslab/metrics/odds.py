@@ -117,7 +117,7 @@ def psi_of(loss: nn.Module | str | Psi) -> Psi:
                 "Expected a losslab module, a spec such as 'focal(gamma=2)' or a function of "
                 f"log-odds, but got {loss!r}."
             )
-        return loss
+        return _told_plainly(loss)
     name = getattr(loss, "spec", type(loss).__name__)
     reason = _not_only_odds(loss)
     if reason:
@@ -132,13 +132,35 @@ def psi_of(loss: nn.Module | str | Psi) -> Psi:
 
 def checked_edges(edges: Sequence[float]) -> Tensor:
     """Edges of bands of p as a tensor: rising from 0 to 1."""
-    limits = torch.tensor([float(edge) for edge in edges], dtype=torch.float64)
+    try:
+        limits = torch.tensor([float(edge) for edge in edges], dtype=torch.float64)
+    except (TypeError, ValueError):
+        limits = torch.empty(0)
     if len(limits) < 2 or limits[0] != 0 or limits[-1] != 1 or not bool((limits.diff() > 0).all()):
         raise InputError(
             "Expected the edges of the bands of p to rise from 0 to 1, such as (0, 0.5, 1), but "
-            f"got {tuple(edges)}."
+            f"got {edges!r}."
         )
     return limits
+
+
+def _told_plainly(psi: Psi) -> Psi:
+    """A function of the user's; what it raises is told as bad input."""
+
+    def told(a: Tensor) -> Tensor:
+        try:
+            return psi(a)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                "Expected ψ to be a function of one tensor of log-odds, made of PyTorch's "
+                f"operations, such as lambda a: torch.nn.functional.softplus(-a); but on {len(a)} "
+                f"log-odds it fails: {reason}"
+            ) from error
+
+    return told
 
 
 def _not_only_odds(loss: nn.Module) -> str | None:

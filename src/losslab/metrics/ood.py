@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from losslab.errors import InputError
 from losslab.logodds import target_log_odds
-from losslab.metrics.checks import choice, finite_logits, finite_values
+from losslab.metrics.checks import check_tensor, choice, finite_logits, finite_values
 from losslab.metrics.distributions import Histogram, histogram
 
 SCORES = ("min_energy", "max_probability", "free_energy")
@@ -176,11 +176,10 @@ def histograms(
 def _scores_of_both(
     in_logits: Tensor, out_logits: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    for where, logits in (("in", in_logits), ("outside", out_logits)):
-        if logits.ndim == 2 and not len(logits):
-            raise InputError(
-                f"Expected at least one example {where} the distribution, but got none."
-            )
+    for name, logits in (("in_logits", in_logits), ("out_logits", out_logits)):
+        check_tensor(logits, name, "shape (examples, classes)")
+    if in_logits.ndim == out_logits.ndim == 2:
+        refuse_one_sided(len(in_logits), len(out_logits))
     if in_logits.shape[1:] != out_logits.shape[1:]:
         raise InputError(
             "Expected the logits of one model on both sets, but they have "
@@ -189,7 +188,26 @@ def _scores_of_both(
     return scores(in_logits), scores(out_logits)
 
 
+def refuse_one_sided(inside: int, outside: int) -> None:
+    """Raise `InputError` where one of the two sets has no examples."""
+    if inside and outside:
+        return
+    if not inside and not outside:
+        raise InputError(
+            "Expected at least one example in the distribution and one outside it, but got neither."
+        )
+    lacking, other = ("in", "outside") if not inside else ("outside", "in")
+    raise InputError(
+        f"Expected at least one example {lacking} the distribution, but got none, only "
+        f"{inside or outside} {other} it; telling the two apart needs both."
+    )
+
+
 def _pair(in_scores: Tensor, out_scores: Tensor) -> tuple[Tensor, Tensor]:
+    for name, values in (("in_scores", in_scores), ("out_scores", out_scores)):
+        check_tensor(values, name, "one number an example, (N,)")
+    if in_scores.ndim == out_scores.ndim == 1:
+        refuse_one_sided(len(in_scores), len(out_scores))
     return finite_values(in_scores, "in_scores"), finite_values(out_scores, "out_scores")
 
 

@@ -2,7 +2,7 @@
 
 `write_report` draws the page from a run folder, `print_table` prints a summary; `print_findings`,
 `print_one_model` and `write_findings` show what analyses found. The figures are in
-`losslab.report.figures` and `losslab.report.analysis_figures`. Names are loaded when first used,
+`losslab.report.figures` and `losslab.report.analyses.figures`. Names are loaded when first used,
 since matplotlib takes its time.
 """
 
@@ -12,18 +12,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from losslab.report.analysis_model import write_findings
-    from losslab.report.analysis_terminal import print_findings, print_one_model
+    from losslab.report.analyses.one_model import write_findings
+    from losslab.report.analyses.terminal import print_findings, print_one_model
     from losslab.report.html import write_report
     from losslab.report.terminal import print_table
 
 __all__ = ["print_findings", "print_one_model", "print_table", "write_findings", "write_report"]
 
 _HOMES = {
-    "print_findings": "analysis_terminal",
-    "print_one_model": "analysis_terminal",
+    "print_findings": "analyses.terminal",
+    "print_one_model": "analyses.terminal",
     "print_table": "terminal",
-    "write_findings": "analysis_model",
+    "write_findings": "analyses.one_model",
     "write_report": "html",
 }
 

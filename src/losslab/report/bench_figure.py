@@ -21,7 +21,7 @@ from losslab.report.bench_table import (
     what_is_timed,
 )
 from losslab.report.panels import WIDE
-from losslab.report.style import INK, Looks, Style, look, styles, wrapped
+from losslab.report.style import AXIS, INK, Looks, Style, look, styles, wrapped
 
 _STEPS = (1.0, 2.0, 5.0)
 _ROW = 0.19  # inches
@@ -58,7 +58,7 @@ def bench_figure(document: Mapping[str, Any], width: float = WIDE) -> Figure:
         memory.set_xlabel(f"above {_counted(cases)},\nin units of the logits")
         for axes in (times, memory):
             for at in headings.values():
-                axes.axhline(at + 0.6, color="#8a929c", linewidth=0.6, label="rule")
+                axes.axhline(at + 0.6, color=AXIS, linewidth=0.6, label="rule")
             axes.grid(False, axis="y")
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from losslab.report.numbers import NONE, finite, p_text
+from losslab.report.analyses.words import written
+from losslab.report.numbers import NONE, finite, fixed, p_text, with_minus
 from losslab.report.printing import Printer
 from losslab.report.verdicts import Verdict
 
@@ -55,7 +56,7 @@ def print_claims(summary: Mapping[str, Any], console: Console) -> None:
     for row in rows:
         mark = f"{printer.symbol(row.mark)} {row.mark.word}: "
         lines = textwrap.wrap(mark + row.text, console.width, subsequent_indent="    ")
-        found = f"difference {row.difference} {row.interval}".rstrip()
+        found = f"difference {row.difference} {row.interval}".rstrip().replace("difference ×", "×")
         found += f"{'' if row.p == NONE else f', p = {row.p}'}; {row.here}"
         lines += textwrap.wrap(
             found.replace("p = <", "p < ") + (f"; paper: {row.published}" if row.published else ""),
@@ -78,25 +79,32 @@ def _row(claim: Mapping[str, Any]) -> ClaimRow:
         sides = [value.rpartition("/")[2] for value in values]
         if sides[0] == sides[1]:
             sides = list(values)
-    means = [_number(mean, unit) for mean in claim["means"]]
-    ends = [_number(claim[end], unit, signed=True) for end in ("low", "high")]
+    how = written("", "", unit, None, claim["means"])
+    ends = claim["mean"], claim["low"], claim["high"]
+    difference, interval = _factors(*ends) if claim.get("ratio") else how.change(*ends)
     share = " %" if unit == "points" else ""
     return ClaimRow(
         text=claim["text"],
         mark=_mark(claim["mark"]),
-        difference=_difference(claim["mean"], unit),
-        interval="" if NONE in ends else f"[{', '.join(ends)}]",
+        difference=difference
+        if difference == NONE or claim.get("ratio")
+        else f"{difference} {unit}".strip(),
+        interval=interval,
         p=p_text(claim["p_adjusted"]),
         seeds=claim["n"],
-        here=", ".join(_labelled(sides[::-1], means[::-1], share)),
-        published=", ".join(
-            _labelled(
-                list(claim["published"]),
-                [_number(value, unit) for value in claim["published"].values()],
-                share,
-            )
+        here=_labelled(sides[::-1], [how.text(mean) for mean in claim["means"][::-1]], share),
+        published=_labelled(
+            list(claim["published"]),
+            [_as_printed(value, unit) for value in claim["published"].values()],
+            share,
         ),
     )
+
+
+def _factors(*factors: float | None) -> tuple[str, str]:
+    """A ratio and its interval: ``×7.59``, ``[×7.55, ×7.65]``."""
+    ratio, *ends = (NONE if finite(x) is None else f"×{x:.3g}" for x in factors)
+    return ratio, "" if NONE in ends else f"[{', '.join(ends)}]"
 
 
 def _mark(word: str) -> Verdict:
@@ -105,22 +113,16 @@ def _mark(word: str) -> Verdict:
     return _MARKS.get(word, _NOT_SHOWN)
 
 
-def _difference(mean: Any, unit: str) -> str:
-    text = _number(mean, unit, signed=True)
-    return text if text == NONE else f"{text} {unit}".strip()
-
-
-def _labelled(labels: Sequence[str], numbers: Sequence[str], share: str) -> list[str]:
-    return [
+def _labelled(labels: Sequence[str], numbers: Sequence[str], share: str) -> str:
+    return ", ".join(
         f"{label} {number}{'' if number == NONE else share}"
         for label, number in zip(labels, numbers, strict=True)
-    ]
+    )
 
 
-def _number(value: Any, unit: str, signed: bool = False) -> str:
+def _as_printed(value: Any, unit: str) -> str:
+    """A published number: a share with two decimals, all others as they were given."""
     number = finite(value)
-    if number is None:
-        return NONE
-    sign = "+" if signed else ""
-    text = f"{100 * number:{sign}.2f}" if unit == "points" else f"{number:{sign}.4g}"
-    return text.replace("-", "−")
+    if unit == "points" or number is None:
+        return fixed([None if number is None else 100 * number], 2)[0]
+    return with_minus(f"{number:g}")

@@ -19,8 +19,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from losslab.report.forest import ForestRow, forest
+from losslab.report.marks import filled, marked_line, outlined, without_scale
 from losslab.report.panels import NARROW, WIDE, add_legend, make_panels
-from losslab.report.style import BASELINE_STYLE, INK, Looks, Style, look, styles, wrapped
+from losslab.report.style import AXIS, BASELINE_STYLE, INK, Looks, Style, look, styles, wrapped
 
 __all__ = [
     "NARROW",
@@ -104,17 +105,7 @@ def _draw_curve(
     axes: Axes, label: str, epochs: Array, values: Array, style: Style, panel: Curves
 ) -> None:
     mean, sd = mean_and_sd(values)
-    axes.plot(
-        epochs,
-        mean,
-        linewidth=1.6,
-        marker=style.marker,
-        markersize=4,
-        markevery=len(epochs) // 6 + 1,
-        markerfacecolor=style.face,
-        label=label,
-        **style.line(),
-    )
+    marked_line(axes, label, epochs, mean, style, markevery=len(epochs) // 6 + 1)
     if np.isfinite(sd).any():
         band: dict[str, Any] = {
             "alpha": 0.15 if len(panel.runs) < 7 else 0.07,
@@ -153,35 +144,42 @@ def margin_histograms(
         made = make_panels(len(histograms), width, least=2.5, height=2.0)
         made.share()
         for axes, (label, histogram) in zip(made.axes, histograms.items(), strict=True):
-            fill: dict[str, Any] = {"fill": True, "alpha": 0.5, "color": looks[label].color}
-            axes.stairs(histogram.density, histogram.edges, label="histogram", **fill)
+            filled(axes, "histogram", histogram.density, histogram.edges, looks[label].color)
             other = histograms.get(baseline)
             if other is not None and label != baseline:
-                line: dict[str, Any] = {"linewidth": 1.0, "color": BASELINE_STYLE.color}
-                axes.stairs(other.density, other.edges, label="baseline", **line)
+                outlined(axes, "baseline", other.density, other.edges, BASELINE_STYLE.color)
             axes.axvline(0.0, color=INK, linewidth=1.0)
             wrong = "" if histogram.wrong is None else f"{100 * histogram.wrong:.2f} % wrong"
             axes.set_title(f"{wrapped(label, 26)}\n{wrong}".rstrip())
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
+            without_scale(axes)
         for axes in made.bottom:
             axes.set_xlabel("margin, logits")
     return made.figure
 
 
 def reliability_diagrams(
-    reliabilities: Mapping[str, Reliability], *, looks: Looks, width: float = WIDE
+    reliabilities: Mapping[str, Reliability],
+    *,
+    scaled: Mapping[str, Reliability] | None = None,
+    looks: Looks,
+    width: float = WIDE,
 ) -> Figure:
-    """One panel a loss: accuracy against confidence; on the diagonal, they agree."""
+    """One panel a loss: accuracy against confidence; on the diagonal, they agree.
+
+    ``scaled`` has the same after temperature scaling, drawn hollow and dashed.
+    """
     with look():
-        made = make_panels(len(reliabilities), width, least=2.5, height=2.7)
+        made = make_panels(len(reliabilities), width, least=2.5, height=2.75)
         made.share()
         for axes, (label, bins) in zip(made.axes, reliabilities.items(), strict=True):
-            style, x, y = looks[label], bins.confidence, bins.accuracy
-            axes.plot([0, 1], [0, 1], color="#8a929c", linewidth=0.9, label="diagonal")
-            axes.plot(x, y, linewidth=1.1, alpha=0.6, label="bins", **style.line())
-            axes.scatter(x, y, 14 + 130 * bins.share, color=style.color, alpha=0.75, linewidth=0)
-            axes.set_title(f"{wrapped(label, 26)}\n{bins.note}".rstrip())
+            color, after = looks[label].color, (scaled or {}).get(label)
+            axes.plot([0, 1], [0, 1], color=AXIS, linewidth=0.9, label="diagonal")
+            _draw_bins(axes, "bins", bins, color, color)
+            note = bins.note
+            if after is not None:
+                _draw_bins(axes, "scaled", after, color, "white")
+                note = f"{note} → {after.note.removeprefix('ECE ')}"
+            axes.set_title(f"{wrapped(label, 26)}\n{note}".rstrip())
             axes.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05), aspect="equal")
             axes.set_xticks([0, 0.5, 1])
             axes.set_yticks([0, 0.5, 1])
@@ -190,6 +188,14 @@ def reliability_diagrams(
         for axes in made.left:
             axes.set_ylabel("accuracy")
     return made.figure
+
+
+def _draw_bins(axes: Axes, name: str, bins: Reliability, color: str, face: str) -> None:
+    x, y = bins.confidence, bins.accuracy
+    dashed = (0, (4, 2)) if face == "white" else "solid"
+    axes.plot(x, y, linewidth=1.0, alpha=0.6, color=color, linestyle=dashed, label=name)
+    dots: dict[str, Any] = {"facecolor": face, "edgecolor": color, "alpha": 0.8, "zorder": 3}
+    axes.scatter(x, y, 13 + 120 * bins.share, **dots)
 
 
 def loss_shapes(
@@ -225,14 +231,4 @@ def loss_shapes(
 
 def _draw_shape(axes: Axes, label: str, p: Array, values: Array, style: Style) -> None:
     every = max(len(p) // 8, 1)
-    axes.plot(
-        p,
-        values,
-        linewidth=1.7,
-        marker=style.marker,
-        markersize=4.5,
-        markevery=(every // 2, every),
-        markerfacecolor=style.face,
-        label=label,
-        **style.line(),
-    )
+    marked_line(axes, label, p, values, style, markevery=(every // 2, every))

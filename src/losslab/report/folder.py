@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from losslab.experiment.findings import load_all
 from losslab.experiment.records import read_json
 from losslab.experiment.summary import load_planned, summarize, with_findings
 from losslab.report.verdicts import what_changed_most
@@ -22,6 +23,7 @@ class RunFolder:
     configuration: Json
     records: tuple[Json, ...]
     summary: Json
+    findings: Mapping[str, Json] = field(default_factory=dict)  # by run_id, then by request
 
     @property
     def metric(self) -> str:
@@ -92,16 +94,21 @@ def comparisons_of(summary: Mapping[str, Any]) -> dict[str, Json]:
     return dict(summary["comparisons"][summary["selection"]][summary["metric"]])
 
 
-def read_folder(path: Path) -> RunFolder:
+def read_folder(path: Path, summary: Json | None = None) -> RunFolder:
     """Reads a run folder; an interrupted one is summed up from the runs it has.
+
+    ``summary`` is that of `summarize_folder` where the folder was summed up a moment ago.
 
     Raises:
         InputError: If there is no comparison in the folder, or a file of it is damaged.
     """
     configuration, records = load_planned(path)
-    summary = _stored(Path(path) / "summary.json", configuration, records)
-    summary = with_findings(summary, path, configuration, records)
-    return RunFolder(Path(path), configuration, tuple(records), summary)
+    known = load_all(Path(path), records)
+    if summary is None:
+        summary = _stored(Path(path) / "summary.json", configuration, records)
+        summary = with_findings(summary, path, configuration, records, known)
+    found = {run: one.findings for run, one in known.items()}
+    return RunFolder(Path(path), configuration, tuple(records), summary, found)
 
 
 def _stored(path: Path, configuration: Json, records: list[Json]) -> Json:

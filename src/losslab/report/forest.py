@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from losslab.report.marks import spread
 from losslab.report.panels import WIDE
 from losslab.report.style import INK, Looks, Style, look, shortened, wrapped
 
@@ -46,7 +47,7 @@ def forest(
     """Paired differences: a dot a seed, the mean with its interval, zero, and the ±margin band."""
     narrow = width < 5
     with look():
-        height = 1.0 + (0.62 if narrow else 0.48) * len(rows)
+        height = 1.0 + (0.8 if narrow else 0.48) * len(rows)
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         axes.axvspan(-margin, margin, color="#eceff2", zorder=0, label="margin")
@@ -56,7 +57,7 @@ def forest(
             _draw_seeds(axes, i, row, looks[row.label])
             _draw_mean(axes, i, row, looks[row.label])
             _write(axes, i, row, narrow)
-        axes.set_ylim(len(rows) - 0.4, -0.75 if narrow else -0.6)
+        axes.set_ylim(len(rows) - 0.4, -0.7 if narrow else -0.6)
         names = [wrapped(row.label, 28) for row in rows]
         axes.set_yticks(range(len(rows)), [""] * len(rows) if narrow else names)
         axes.tick_params(axis="y", length=0, pad=10)
@@ -80,8 +81,7 @@ def _frame(rows: Sequence[ForestRow], margin: float) -> tuple[float, float]:
 
 def _draw_seeds(axes: Axes, i: int, row: ForestRow, style: Style) -> None:
     values = np.array([*row.differences, *row.diverged], dtype=np.float64)
-    # The golden ratio spreads neighbours, so that equal differences stay visible as several.
-    heights = i + 0.13 + 0.2 * np.mod(np.arange(len(values)) * 0.618034, 1.0)
+    heights = spread(i, len(values))
     sound = len(row.differences)
     paint: dict[str, Any] = {"color": style.color, "alpha": 0.55, "zorder": 2, "linestyle": "none"}
     dots: dict[str, Any] = {"marker": "o", "markersize": 3.6, "markeredgewidth": 0}
@@ -114,10 +114,11 @@ def _draw_mean(axes: Axes, i: int, row: ForestRow, style: Style) -> None:
 
 
 def _write(axes: Axes, i: int, row: ForestRow, narrow: bool) -> None:
+    """Beside the line what it found; where it is narrow, above it whose line it is, and that."""
     at = axes.get_yaxis_transform()
     if narrow:
-        paper = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6}
-        text = f"{shortened(row.label, 24)}  {row.note}".rstrip()
-        axes.text(0.0, i - 0.24, text, transform=at, fontsize=8, va="bottom", bbox=paper)
+        paper = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.6}
+        text = f"{shortened(row.label, 52)}\n{row.note}".rstrip()
+        axes.text(0.0, i - 0.17, text, transform=at, fontsize=8, va="bottom", bbox=paper)
     elif row.note:
         axes.text(1.01, i, row.note, transform=at, fontsize=8.5, va="center")

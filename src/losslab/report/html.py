@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
-
 from losslab.experiment.records import write_atomically
 from losslab.report import charts, page
-from losslab.report.analysis_sections import sections
+from losslab.report.analyses.sections import sections
 from losslab.report.claims import claim_rows
 from losslab.report.folder import RunFolder, read_folder
 from losslab.report.notices import notices
 from losslab.report.numbers import NONE, SELECTIONS
 from losslab.report.style import Style, styles
-from losslab.report.svg import swatch
+from losslab.report.template import fill, swatches
 from losslab.report.verdicts import VERDICTS
 
 
@@ -49,29 +43,6 @@ def render(folder: RunFolder) -> str:
     """The page as text."""
     looks = styles(folder.labels, folder.controls)
     return fill("report.html", **_words(folder), **_drawings(folder, looks))
-
-
-def fill(template: str, **given: Any) -> str:
-    """A template of this folder, filled; what is given is escaped where it is not markup."""
-    environment = Environment(
-        loader=FunctionLoader(_source),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = breakable
-    return environment.get_template(template).render(given)
-
-
-def _source(name: str) -> str:
-    return resources.files("losslab.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def breakable(label: str) -> Markup:
-    """A label that may break over lines after an underscore or other joint, escaped."""
-    joints = re.split(r"(?<=[_(,+*/=])", label)
-    return Markup("<wbr>").join(part for part in joints if part)
 
 
 def _words(folder: RunFolder) -> dict[str, Any]:
@@ -111,8 +82,3 @@ def _drawings(folder: RunFolder, looks: dict[str, Style]) -> dict[str, Any]:
         "controls_chart": charts.forest(folder, looks, pairs, name="paired-controls"),
         "analyses": sections(folder, looks),
     }
-
-
-def swatches(looks: Mapping[str, Style]) -> dict[str, Markup]:
-    """The small picture of each label's line."""
-    return {label: Markup(swatch(style)) for label, style in looks.items()}

@@ -6,17 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from losslab.report.analysis_flags import folded
+from losslab.report.analyses.flags import folded
 from losslab.report.folder import RunFolder, comparisons_of
 from losslab.report.numbers import listing, metric, size_text, value_text
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One warning: its kind in a word or two (``diverged``, ``missing``, …) and what it says."""
+    """One warning: its kind in a word or two (``diverged``, ``missing``, …) and what it says.
+
+    Where that is several things, ``text`` says of whom, and ``points`` what.
+    """
 
     kind: str
     text: str
+    points: tuple[str, ...] = ()
 
 
 def notices(folder: RunFolder) -> list[Notice]:

@@ -7,7 +7,8 @@ percentage points. Every table, figure and sentence of the report takes its form
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +82,62 @@ def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
+_NUMBER_IN_PROSE = re.compile(r"(?<![^\s\[])-?\d[\d.]*(?:e-?\d+)?")
+
+
+def with_minus(sentence: str) -> str:
+    """A sentence with true minus signs before its numbers; hyphens and names stay.
+
+    Example:
+        >>> with_minus("f(a=-1) on 2026-11-22: -0.79 to [-2, +2.09], p = 1e-07")
+        'f(a=-1) on 2026-11-22: −0.79 to [−2, +2.09], p = 1e−7'
+    """
+    return _NUMBER_IN_PROSE.sub(lambda number: _minus(number[0]).replace("e−0", "e−"), sentence)
+
+
+def aligned(values: Sequence[Any], sign: str = "") -> list[str]:
+    """Numbers that belong together, with as many decimals (or the same power of ten) each.
+
+    The largest has three significant digits or all those before its point. ``sign`` is ``+`` where
+    plus is to be written too; a zero never has a sign.
+
+    Example:
+        >>> aligned([0.025, 0.00318]), aligned([-7.39e-5, -3.58e-7], "+"), aligned([None, 1113])
+        (['0.0250', '0.0032'], ['−7.39e−5', '−0.04e−5'], ['–', '1113'])
+    """
+    known = [finite(value) for value in values]
+    power = leading_power(known)
+    small_or_huge = power is not None and not -3 < power < 6
+    scale, end = (10.0**power, _minus(f"e{power}")) if power and small_or_huge else (1.0, "")
+    digits = 2 if end else max(2 - (power or 0), 0)
+    return [
+        NONE if x is None else "0" if end and not x else _signed(x / scale, digits, sign) + end
+        for x in known
+    ]
+
+
+def fixed(values: Sequence[Any], digits: int, sign: str = "") -> list[str]:
+    """Numbers with so many decimals each; ``sign`` as for `aligned`."""
+    known = [finite(value) for value in values]
+    return [NONE if x is None else _signed(x, digits, sign) for x in known]
+
+
+def leading_power(values: Sequence[float | None]) -> int | None:
+    """The power of ten of the first of three digits of the largest; None of nothing but zeros."""
+    largest = max((abs(x) for x in values if x is not None), default=0.0)
+    return int(f"{largest:.2e}".partition("e")[2]) if largest else None
+
+
+def _signed(number: float, digits: int, sign: str) -> str:
+    """``+0.53`` or ``−0.10``; ``0.00`` without a sign."""
+    text = f"{number:{sign}.{digits}f}"
+    return _minus(text.lstrip("+-") if float(text) == 0 else text)
+
+
 def value_text(row: Metric, value: Any) -> str:
     """A value in the metric's unit, without the unit: ``97.40``."""
     number = finite(value)
-    return NONE if number is None else _minus(f"{number * row.scale:.{row.digits}f}")
+    return NONE if number is None else _signed(number * row.scale, row.digits, "")
 
 
 def mean_sd_text(row: Metric, entry: Mapping[str, Any] | None) -> str:
@@ -100,10 +153,7 @@ def mean_sd_text(row: Metric, entry: Mapping[str, Any] | None) -> str:
 def difference_text(row: Metric, value: Any) -> str:
     """A signed difference in the metric's unit: ``+0.53`` or ``−0.10``; a plain ``0.00`` for 0."""
     number = finite(value)
-    if number is None:
-        return NONE
-    text = f"{number * row.scale:+.{row.digits}f}"
-    return text[1:] if float(text) == 0 else _minus(text)
+    return NONE if number is None else _signed(number * row.scale, row.digits, "+")
 
 
 def interval_text(row: Metric, low: Any, high: Any) -> str:

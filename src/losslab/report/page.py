@@ -26,6 +26,7 @@ from losslab.report.numbers import (
     share_text,
     size_text,
     value_text,
+    with_minus,
 )
 from losslab.report.pooled import result
 from losslab.report.verdicts import Verdict, verdict
@@ -95,7 +96,7 @@ def _card(label: str, row: Metric, entry: Mapping[str, Any]) -> Card:
         ("detectable", detectable if detectable == NONE else f"{detectable} {row.short_unit}"),
         ("seeds", str(entry["n"])),
     )
-    return Card(label, change(row, entry), str(entry["sentence"]), facts)
+    return Card(label, change(row, entry), with_minus(str(entry["sentence"])), facts)
 
 
 def _improvement(entry: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from losslab.experiment.summary import SMALLER_IS_BETTER
 from losslab.report.figures import Curves, Histogram, Reliability
 from losslab.report.folder import Json
+from losslab.report.histograms import below, density, span
 from losslab.report.numbers import finite
 
 Array = NDArray[np.float64]
@@ -92,39 +93,20 @@ def _stacked(records: Sequence[Json], keys: Sequence[str], scale: float) -> tupl
 
 
 BINS = 50
-_TAIL = 0.001
 
 
 def pooled_margins(records: Sequence[Json]) -> Histogram | None:
     """The margins of all seeds in one density.
 
-    Every run has bins of its own, over its own range; their counts are spread evenly inside them
-    and gathered in `BINS` common bins over the central 99.8 % of all margins, so that a few distant
-    examples do not squeeze the rest. The density counts those too: it integrates to 0.998.
+    `BINS` bins over the central 99.8 % of all margins, so that a few distant examples do not
+    squeeze the rest. The density counts those too: it integrates to 0.998.
     """
-    parts = [part for record in records if (part := _histogram(record["margin_histogram"]))]
-    if not parts:
+    share = below([record["margin_histogram"] for record in records])
+    if share is None:
         return None
-    fine = np.unique(np.concatenate([edges for edges, _ in parts]))
-    below = sum((_counted_below(fine, *part) for part in parts), np.zeros(len(fine)))
-    low, high = np.interp([_TAIL * below[-1], (1 - _TAIL) * below[-1]], below, fine)
-    edges = np.linspace(low, high, BINS + 1)
-    density = np.diff(np.interp(edges, fine, below)) / (below[-1] * np.diff(edges))
+    edges = np.linspace(*span(share), BINS + 1)
     right = [x for record in records if (x := result(record, "last", "accuracy")) is not None]
-    return Histogram(edges, density, 1.0 - float(np.mean(right)) if right else None)
-
-
-def _histogram(stored: Mapping[str, Any] | None) -> tuple[Array, Array] | None:
-    if not stored:
-        return None
-    edges = np.array(stored["edges"], dtype=np.float64)
-    counts = np.array(stored["counts"], dtype=np.float64)
-    sound = bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all() and counts.sum() > 0)
-    return (edges, counts) if sound else None
-
-
-def _counted_below(x: Array, edges: Array, counts: Array) -> Array:
-    return np.interp(x, edges, np.concatenate([[0.0], np.cumsum(counts)]))
+    return Histogram(edges, density(share, edges), 1.0 - float(np.mean(right)) if right else None)
 
 
 def pooled_reliability(records: Sequence[Json]) -> Reliability | None:

@@ -140,11 +140,18 @@ def improvement_forest(
         for i, (label, entry) in enumerate(improvements.items()):
             ends = [entry["both_low"], entry["both_high"]]
             if None not in ends:
+                _make_room(axes, [row.scale * end for end in ends])
                 thin: dict[str, Any] = {"linewidth": 0.9, "zorder": 2.5, "label": f"both-{i}"}
                 axes.plot([row.scale * end for end in ends], [i, i],
                           color=looks[label].color, **thin)  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(5 if width < 5 else 9, steps=[1, 2, 5, 10]))
     return figure
+
+
+def _make_room(axes: Axes, ends: Sequence[float]) -> None:
+    low, high = axes.get_xlim()
+    room = 0.03 * (max(high, *ends) - min(low, *ends))
+    axes.set_xlim(min(low, min(ends) - room), max(high, max(ends) + room))
 
 
 def _forest_row(label: str, entry: Mapping[str, Any], row: Metric) -> ForestRow:
@@ -162,6 +169,12 @@ def _forest_row(label: str, entry: Mapping[str, Any], row: Metric) -> ForestRow:
     return ForestRow(label, (), mean, low, high, note=note)
 
 
+def looks_of(summary: Mapping[str, Any]) -> dict[str, Style]:
+    """How each method of a summary looks, the baseline first."""
+    baseline = summary["baseline"]
+    return styles([baseline, *(m for m in summary["methods"] if m != baseline)])
+
+
 def study_figures(
     summary: Mapping[str, Any], name: str = "accuracy", width: float = WIDE
 ) -> dict[str, Figure]:
@@ -171,9 +184,8 @@ def study_figures(
     scores allow ratios) and ``improvements``.
     """
     table, alpha = summary["table"], summary["alpha"]
-    baseline = summary["baseline"]
-    labels = [baseline, *(m for m in summary["methods"] if m != baseline)]
-    looks = styles(labels)
+    looks = looks_of(summary)
+    labels = list(looks)
     mean_ranks = {method: row["mean_rank"] for method, row in table.items()}
     sets = f"mean rank over {len(summary['datasets'])} data sets"
     drawn = {

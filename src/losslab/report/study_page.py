@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from losslab.experiment.records import write_atomically
-from losslab.report.study_figures import save_study_figures
+from losslab.report.charts import Chart, make_chart
+from losslab.report.numbers import listing
+from losslab.report.panels import NARROW, WIDE
+from losslab.report.study_figures import looks_of, save_study_figures, study_figures
 from losslab.report.study_table import study_tables
+from losslab.report.template import fill, swatches
 
-CAPTIONS = {
-    "improvements": "Mean improvement over the data sets, with its intervals.",
-    "ranks-conover": "Mean ranks; the best is on the left.",
-    "profile": "On how many data sets each loss comes how close to the best.",
+_CHARTS = {  # title and caption
+    "improvements": (
+        "Mean changes",
+        "Mean change over the data sets: the thick bar is its 95 % interval over data sets, the "
+        "thin line that over data sets and seeds (if there is one), the grey band the margin; "
+        "right is better.",
+    ),
+    "ranks-conover": (
+        "Mean ranks",
+        "Mean ranks over the data sets, the best on the left; a bar joins losses that are not told "
+        "apart.",
+    ),
+    "profile": (
+        "How close to the best",
+        "On how many data sets each loss comes how close to the best one; higher is better.",
+    ),
 }
 
 
@@ -35,43 +46,56 @@ def write_study_report(summary: Mapping[str, Any], folder: str | Path) -> Path:
         >>> write_study_report(summarize_study(folder), folder)  # doctest: +SKIP
         PosixPath('losslab-studies/digits-study/report.html')
     """
-    figures = {
-        model: _figures(found["across"], Path(folder) / "figures" / model, summary["metric"])
-        for model, found in summary["models"].items()
-    }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    source = resources.files("losslab.report").joinpath("study.html").read_text(encoding="utf-8")
     recipe = {"source": "", "differs": [], **summary["recipe"]}
-    page = environment.from_string(source).render(
-        summary={**summary, "recipe": recipe},
-        tables=study_tables(summary),
-        figures=figures,
-        rates={model: found["rates"] for model, found in summary["models"].items()},
+    acrosses = [found["across"] for found in summary["models"].values() if found["across"]]
+    models = []
+    for place, table in enumerate(study_tables(summary), 1):
+        found, name = summary["models"][table.model], f"model-{place}"
+        if found["across"]:
+            save_study_figures(
+                found["across"], Path(folder) / "figures" / table.model, summary["metric"]
+            )
+        models.append(
+            {
+                "name": name,
+                "table": table,
+                "charts": _charts(found["across"], name, table.model, summary["metric"]),
+                "rates": _rates(found["rates"]),
+            }
+        )
+    page = fill(
+        "study.html",
+        title=summary["title"],
+        runs=summary["runs"],
+        recipe=recipe,
+        models=models,
         baseline=recipe["statistics"]["baseline"],
+        swatches=swatches(looks_of(acrosses[0])) if acrosses else {},
+        control_labels=(),
     )
     target = Path(folder) / "report.html"
     write_atomically(target, page.encode())
     return target
 
 
-def _figures(
-    across: Mapping[str, Any] | None, folder: Path, metric: str
-) -> list[tuple[str, str, Markup]]:
-    """Name, caption and drawing of each figure of a model."""
+def _charts(across: Mapping[str, Any] | None, name: str, model: str, metric: str) -> list[Chart]:
     if across is None:
         return []
-    written = {path.stem: path for path in save_study_figures(across, folder, metric)}
+    drawn = {width: study_figures(across, metric, width) for width in (WIDE, NARROW)}
+
+    def chart(key: str) -> Chart:
+        title, caption = _CHARTS[key]
+        seen = f"{title} of {listing(across['methods'])}, model {model}"
+        return make_chart(
+            f"{name}-{key}", title, caption, lambda width: drawn[width][key], seen=seen
+        )
+
+    return [chart(key) for key in _CHARTS if key in drawn[WIDE]]
+
+
+def _rates(rates: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
+    """By loss, how often each learning rate was chosen."""
     return [
-        (name, caption, _inline(folder / f"{name}.svg", f"{folder.name}-{name}"))
-        for name, caption in CAPTIONS.items()
-        if name in written
+        (label, listing(f"{rate}: {count}×" for rate, count in counts.items()))
+        for label, counts in rates.items()
     ]
-
-
-def _inline(path: Path, prefix: str) -> Markup:
-    """An SVG file for use inside a page: without metadata, its ids made its own."""
-    svg = path.read_text(encoding="utf-8")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
-    return Markup(re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg))

@@ -8,12 +8,19 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from losslab.report.numbers import difference_text, interval_text, metric, p_text, value_text
+from losslab.report.numbers import (
+    NONE,
+    difference_text,
+    fixed,
+    interval_text,
+    metric,
+    p_text,
+    value_text,
+    with_minus,
+)
+from losslab.report.printing import Printer
 from losslab.report.verdicts import verdict
-
-_ASCII = str.maketrans({"−": "-", "–": "-", "≈": "~", "±": "+-", "…": "...", "’": "'", "×": "x"})
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,9 @@ def _table(summary: Mapping[str, Any], model: str, found: Mapping[str, Any]) -> 
         if published:
             cells += _published(published.get(method, {}))
         rows.append(tuple(cells))
-    sentences = [f"{m}: {e['sentence']}" for m, e in across["mean_improvements"].items()]
+    sentences = [
+        f"{m}: {with_minus(e['sentence'])}" for m, e in across["mean_improvements"].items()
+    ]
     return StudyTable(
         model,
         tuple(headings),
@@ -64,7 +73,7 @@ def _table(summary: Mapping[str, Any], model: str, found: Mapping[str, Any]) -> 
 
 def _change(row: Any, entry: Mapping[str, Any] | None) -> tuple[str, str, str]:
     if entry is None:
-        return "baseline", "–", "–"
+        return "baseline", NONE, NONE
     shown = verdict(entry["verdict"])
     interval = interval_text(row, entry["low"], entry["high"])
     change = f"{difference_text(row, entry['mean'])} {interval}"
@@ -75,9 +84,9 @@ def _published(entry: Mapping[str, float]) -> list[str]:
     improvement = entry.get("improvement")
     wins, place = entry.get("wins"), entry.get("mean_rank")
     return [
-        "–" if improvement is None else f"{improvement:+.2f}".replace("-", "−"),
-        "–" if wins is None else f"{wins:g}",
-        "–" if place is None else f"{place:.2f}",
+        fixed([improvement], 2, "+")[0],
+        NONE if wins is None else f"{wins:g}",
+        fixed([place], 2)[0],
     ]
 
 
@@ -110,13 +119,7 @@ def print_study(
     summary: Mapping[str, Any], console: Console, *, written: Sequence[object] = ()
 ) -> None:
     """Prints a table a model, the verdicts in words, notes, and where the report lies."""
-    unicode = console.encoding.lower().replace("-", "").startswith("utf")
-
-    def text(content: str, style: str = "") -> Text:
-        if not unicode:
-            content = content.translate(_ASCII).encode("ascii", "replace").decode("ascii")
-        return Text(content, style=style)
-
+    text = Printer(console).text
     runs = summary["runs"]
     console.print(text(summary["title"], "bold"))
     console.print(text(f"{runs['finished']} of {runs['planned']} runs finished"))

@@ -17,6 +17,8 @@ Dash = tuple[int, tuple[float, ...]]
 
 INK = "#1f2328"
 FAINT = "#d8dce1"
+GREY = "#b4bbc3"
+AXIS = "#8a929c"
 BASELINE_COLOR = "#333a42"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D1F")
 DASHES: tuple[Dash, ...] = (
@@ -37,7 +39,7 @@ LOOK: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.labelsize": 9.0,
-    "axes.edgecolor": "#8a929c",
+    "axes.edgecolor": AXIS,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
     "axes.linewidth": 0.8,
@@ -51,8 +53,8 @@ LOOK: Any = {
     "grid.linewidth": 0.6,
     "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": "#8a929c",
-    "ytick.color": "#8a929c",
+    "xtick.color": AXIS,
+    "ytick.color": AXIS,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "xtick.labelsize": 8.5,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from losslab.report.analysis_terminal import print_analyses
+from losslab.report.analyses.terminal import print_analyses
 from losslab.report.claims import print_claims
 from losslab.report.folder import comparisons_of
 from losslab.report.notices import summary_notices

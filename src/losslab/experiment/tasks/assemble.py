@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from losslab.errors import InputError
+from losslab.experiment.labels import label_counts
 from losslab.experiment.task import SPLITS, Task, tensors_of
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ def assemble(
 def with_description(task: Task, facts: dict[str, Any]) -> Task:
     """The task with ``facts`` and what can be read off the task itself in its description.
 
-    ``facts`` give way to what the task's own description says already. Sizes, class counts,
-    fingerprint, model, optimiser, schedule and augmentation are always read off the task.
+    ``facts`` give way to what the task's own description says already. Sizes, class counts, model,
+    optimiser, schedule and augmentation are always read off the task, and the fingerprint where its
+    examples are tensors; of other data say yourself what tells them apart, as ``sha256``.
     """
     network = _fresh_model(task)
     words: dict[str, Any] = {"source": None, "split": None, "preprocessing": [], "notes": []}
@@ -72,7 +74,7 @@ def with_description(task: Task, facts: dict[str, Any]) -> Task:
         "optimizer": _describe_optimizer(task, network),
         "lr_scheduler": _name(task.lr_scheduler),
         "augment": _name(task.augment),
-        "sha256": fingerprint(task),
+        "sha256": fingerprint(task) or task.description.get("sha256", facts.get("sha256")),
     }
     return replace(task, description=description)
 
@@ -94,12 +96,8 @@ def fingerprint(task: Task) -> str | None:
 def _class_counts(task: Task) -> dict[str, list[int] | None]:
     counts: dict[str, list[int] | None] = {}
     for split in SPLITS:
-        tensors = tensors_of(getattr(task, split))
-        counts[split] = (
-            None
-            if tensors is None
-            else torch.bincount(tensors[1], minlength=task.num_classes).tolist()
-        )
+        known = tensors_of(getattr(task, split)) is not None
+        counts[split] = label_counts(task, split).tolist() if known else None
     return counts
 
 
@@ -117,8 +115,8 @@ def _fresh_model(task: Task) -> nn.Module:
             return network
         network.eval()
         with torch.no_grad():
-            logits = network(tensors[0][:2])
-    expected = (min(2, len(tensors[0])), task.num_classes)
+            logits = task.reading.logits(network(tensors[0][:2]), tensors[1][:2])
+    expected = (len(task.reading.labels(tensors[1][:2])), task.num_classes)
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != expected:
         raise InputError(

@@ -8,10 +8,10 @@ from typing import Any
 
 from losslab.analysis.finding import Finding
 from losslab.experiment.records import jsonable, write_atomically, write_json
-from losslab.report.analysis_sections import section_of_one
-from losslab.report.html import fill, swatches
+from losslab.report.analyses.sections import section_of_one
 from losslab.report.numbers import NONE
 from losslab.report.style import styles
+from losslab.report.template import fill, swatches
 
 
 def write_findings(found: Mapping[str, Finding], file: Path, out: Path) -> Path:

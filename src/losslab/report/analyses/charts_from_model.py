@@ -1,17 +1,17 @@
-"""The figures of the analyses of models: robustness, representation, dynamics, curvature."""
+"""The figures of analyses of the model: robustness, gap, features, dynamics, curvature."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from losslab.report import analysis_charts, figures
-from losslab.report import analysis_pool as pool
-from losslab.report.analysis_dots import DotPanel, Spots, StepPanel, dots, steps
-from losslab.report.analysis_figures import Attacks, attacks
-from losslab.report.analysis_view import View, sentence
-from losslab.report.analysis_words import title, word
+from losslab.report import figures
+from losslab.report.analyses import pool
+from losslab.report.analyses.dots import DotPanel, Spots, StepPanel, dots, steps
+from losslab.report.analyses.figures import Attacks, attacks
+from losslab.report.analyses.view import View, sentence
+from losslab.report.analyses.words import title, word
 from losslab.report.charts import Chart
 from losslab.report.numbers import listing
 
@@ -23,10 +23,10 @@ def robustness(view: View) -> Iterator[Chart]:
     if not panels:
         return
     boxes = pool.each(view.findings, "box")
-    unit = " of the box’s width" if boxes else ""
+    unit = "of the box’s width" if boxes else "in the inputs’ own unit"
     caption = sentence(
         "The share of the examples that stay right when each number of an input (L∞), or the input "
-        f"as a whole (L2), is changed by up to ε{unit}",
+        f"as a whole (L2), is changed by up to ε, {unit}",
         view.runs,
         "solid and large marks for attacks on the log-odds and for searches without gradients, "
         "dashed and hollow for the usual attacks on cross-entropy: a dashed line above its solid "
@@ -41,7 +41,7 @@ def robustness(view: View) -> Iterator[Chart]:
         "robustness",
         "Accuracy under attack",
         caption,
-        lambda width: attacks(panels, looks=view.looks, width=width),
+        lambda width: attacks(panels, f"ε, {unit}", looks=view.looks, width=width),
         seen=f"Accuracy against ε under {listing(panel.title for panel in panels)}",
     )
 
@@ -71,6 +71,28 @@ def _by_norm(view: View, clean: Mapping[str, list[float]]) -> Iterator[Attacks]:
             yield Attacks(f"all attacks together, {word(norm)}", curves)
 
 
+def generalisation(view: View) -> Iterator[Chart]:
+    """Train beside test."""
+    panels = []
+    for name, heading, scale in (("accuracy", "accuracy, %", 100.0), ("nll", "NLL, nats", 1.0)):
+        rows = view.by_stage({stage: f"{stage}.{name}" for stage in ("train", "test")}, scale)
+        if rows:
+            panels.append(StepPanel(heading, rows))
+    if panels:
+        labels = list(view.findings)
+        yield view.chart(
+            "generalisation",
+            "Training and test examples",
+            sentence(
+                "Accuracy and NLL on the training examples (hollow) and on the test examples "
+                "(filled): the longer the grey line, the larger the gap",
+                "small dots are seeds, large marks their means" if view.runs else "",
+            ),
+            lambda width: steps(panels, labels, ("train", "test"), looks=view.looks, width=width),
+            seen=f"Training and test numbers of {listing(labels)}",
+        )
+
+
 def representation(view: View) -> Iterator[Chart]:
     """Accuracy of the model as it was, with a new output layer, of a linear probe."""
     stages = {
@@ -78,7 +100,7 @@ def representation(view: View) -> Iterator[Chart]:
         "output layer retrained": "retrained.accuracy",
         "linear probe": "probe.accuracy",
     }
-    rows = analysis_charts.spots_by_stage(view, stages, 100.0)
+    rows = view.by_stage(stages, 100.0)
     if not rows:
         return
     labels = list(view.findings)
@@ -117,7 +139,7 @@ def dynamics(view: View) -> Iterator[Chart]:
     yield from _over_epochs(
         view,
         "events",
-        [(name, name, 1.0, (0.0, math.inf)) for name in ("learned", "forgotten")],
+        [(name, f"examples {name}", 1.0, (0.0, math.inf)) for name in ("learned", "forgotten")],
         "Learned and forgotten",
         "How many examples went from wrong to right (learned) and from right to wrong (forgotten) "
         "since the epoch before",
@@ -153,15 +175,25 @@ def _cohorts(view: View) -> Iterator[Chart]:
         sentence(
             "Examples by how they stood after that epoch, p being the probability of their class: "
             "the share of them, in percent, that is right in the end",
-            "dots are seeds, the large mark their mean and the bar the 95 % interval of the mean"
-            if view.runs
-            else "the bar is Wilson’s 95 % interval for examples drawn at random",
+            *_bars(panels),
         )
         + " A loss that leaves hopeless examples behind lies to the left in the panels of those "
         "that were wrong with a low p.",
-        lambda width: dots(panels, labels, looks=view.looks, width=width),
+        lambda width: dots(
+            panels, labels, xlabel="right in the end, %", looks=view.looks, width=width
+        ),
         seen=f"Shares right in the end: {listing(p.title.partition(chr(10))[0] for p in panels)}",
     )
+
+
+def _bars(panels: Iterable[DotPanel]) -> Iterator[str]:
+    """What the bars are: of a single run that has such examples, another interval."""
+    counts = {len(spots.values) > 1 for panel in panels for spots in panel.rows.values()}
+    if True in counts:
+        yield "dots are seeds, the large mark their mean and the bar the 95 % interval of the mean"
+    if False in counts:
+        alone = "of a single run it" if True in counts else "the bar"
+        yield f"{alone} is Wilson’s 95 % interval for examples drawn at random"
 
 
 def _share(of: list[Any], cohort: str) -> Spots | None:
@@ -246,17 +278,3 @@ def curvature(view: View) -> Iterator[Chart]:
         lambda width: dots(panels, labels, looks=view.looks, width=width, logarithmic=True),
         seen=f"Dot plots of {listing(panel.title for panel in panels)}, for {listing(labels)}",
     )
-
-
-CHARTS: dict[str, Callable[[View], Iterable[Chart]]] = {
-    "margins": analysis_charts.margins,
-    "energies": analysis_charts.energies,
-    "gradients": analysis_charts.gradients,
-    "calibration": analysis_charts.calibration,
-    "generalisation": analysis_charts.generalisation,
-    "ood": analysis_charts.ood,
-    "robustness": robustness,
-    "representation": representation,
-    "dynamics": dynamics,
-    "curvature": curvature,
-}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from losslab.report.numbers import NONE, finite
+from losslab.analysis.analyse import ANALYSES
+from losslab.report.numbers import aligned, finite, fixed, leading_power
 
 MOST = 6
 """Values of one analysis that a terminal shows."""
@@ -121,6 +121,19 @@ _WORDS = {
 _RADIUS = re.compile(r"(?P<name>.*?)\.(?P<radius>\d+(?:\.\d+)?(?:e[+-]?\d+)?|huge)")
 
 
+_ABOUT = {  # where the catalogue's words, which are for the command line, do not fit a page
+    "ood": "telling test examples from others by a score (noise: uniform over the inputs’ range)",
+    "dynamics": "what was learned and forgotten over the epochs",
+}
+
+
+def about(analysis: str) -> str:
+    """What an analysis measures, as a sentence; nothing of an unknown one."""
+    known = ANALYSES.get(analysis)
+    text = _ABOUT.get(analysis, known.about if known else "")
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
 def headline(analysis: str, names: Iterable[str]) -> list[str]:
     """The values that tell the most, at most `MOST`; of an unknown analysis the first ones.
 
@@ -170,8 +183,8 @@ def word(part: str) -> str:
 class Written:
     """One value of an analysis, and how it is written, alike for all losses.
 
-    ``digits`` stand after the point; None: three significant ones, where the losses lie so far
-    apart, or so far from 1, that the same place does not suit them all.
+    ``digits`` stand after the point; None: as many as each number needs, where the losses lie so
+    far apart, or so far from 1, that no number of them suits all.
     """
 
     name: str
@@ -183,16 +196,8 @@ class Written:
     @property
     def heading(self) -> str:
         """Title with its unit: ``ECE, %``."""
-        return f"{self.title}, {self._own_unit}" if self._own_unit else self.title
-
-    @property
-    def _own_unit(self) -> str:
-        return "%" if self.unit == "points" else self.unit
-
-    @property
-    def short_unit(self) -> str:
-        """The unit of a difference: ``pp`` for percentage points."""
-        return "pp" if self.unit == "points" else self.unit
+        unit = "%" if self.unit == "points" else self.unit
+        return f"{self.title}, {unit}" if unit else self.title
 
     @property
     def direction(self) -> str:
@@ -206,35 +211,34 @@ class Written:
 
     def text(self, value: Any) -> str:
         """The value without its unit: ``97.40``."""
-        number = finite(value)
-        return NONE if number is None else self._number(number, "").replace("-", "−")
+        return self._texts([value])[0]
 
     def mean_sd(self, entry: Mapping[str, Any]) -> str:
         """``97.40 ± 0.31``; the mean alone of one run."""
-        mean = self.text(entry.get("mean"))
-        several = mean != NONE and finite(entry.get("sd")) is not None
-        return f"{mean} ±\u00a0{self.text(entry['sd'])}" if several else mean
+        known = finite(entry.get("mean")), finite(entry.get("sd"))
+        if known[0] is None or known[1] is None:
+            return self.text(known[0])
+        mean, spread = self._texts(known)
+        return f"{mean} ±\u00a0{spread}"
 
-    def difference(self, value: Any) -> str:
-        """A signed difference: ``+0.53``; ``0.00`` has no sign."""
-        number = finite(value)
-        if number is None:
-            return NONE
-        text = self._number(number, "+")
-        return text[1:] if float(text) == 0 else text.replace("-", "−")
+    def change(self, mean: Any, low: Any, high: Any) -> tuple[str, str]:
+        """A signed difference and its interval: ``+0.53``, ``[+0.21, +0.85]``.
 
-    def interval(self, low: Any, high: Any) -> str:
-        """``[+0.21, +0.85]``, or the dash where an end is missing."""
-        ends = self.difference(low), self.difference(high)
-        return NONE if NONE in ends else f"[{ends[0]}, {ends[1]}]"
+        ``0.00`` has no sign, and the interval is empty where an end is missing.
+        """
+        if finite(low) is None or finite(high) is None:
+            return self._texts([mean], "+")[0], ""
+        middle, *ends = self._texts([mean, low, high], "+")
+        return middle, f"[{', '.join(ends)}]"
 
-    def _number(self, number: float, sign: str) -> str:
-        if self.unit == "points":
-            number *= 100
-        if self.digits is not None:
-            return f"{number:{sign}.{self.digits}f}"
-        text = f"{number:{sign}.3g}"
-        return re.sub(r"e([+-])0*(\d)", lambda e: f"e{'-' * (e[1] == '-')}{e[2]}", text)
+    def _texts(self, values: Sequence[Any], sign: str = "") -> list[str]:
+        """Numbers that stand beside one another, with equally many decimals."""
+        scaled = [None if x is None else self._scale * x for x in map(finite, values)]
+        return aligned(scaled, sign) if self.digits is None else fixed(scaled, self.digits, sign)
+
+    @property
+    def _scale(self) -> float:
+        return 100.0 if self.unit == "points" else 1.0
 
 
 def written(
@@ -253,8 +257,8 @@ def written_entry(analysis: str, name: str, entry: Mapping[str, Any]) -> Written
 
 def _digits(sizes: Sequence[float]) -> int | None:
     """So many that the largest has four significant digits and the smallest at least three."""
-    if not sizes:
+    largest, smallest = leading_power(sizes), leading_power([min(sizes, default=0.0)])
+    if largest is None or smallest is None:
         return 2
-    digits = min(max(3 - math.floor(math.log10(max(sizes))), 0), 4)
-    fits = max(sizes) < 1e6 and min(sizes) * 10**digits >= 100
-    return digits if fits else None
+    digits = max(min(3 - largest, 4), 2 - smallest, 0)
+    return digits if digits <= 5 and largest + digits <= 6 else None

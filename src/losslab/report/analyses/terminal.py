@@ -14,9 +14,9 @@ from rich.text import Text
 
 from losslab.analysis.analyse import ANALYSES
 from losslab.analysis.finding import Finding
-from losslab.report.analysis_flags import folded
-from losslab.report.analysis_words import Written, headline, written, written_entry
-from losslab.report.numbers import NONE, finite
+from losslab.report.analyses.flags import folded
+from losslab.report.analyses.words import Written, headline, written, written_entry
+from losslab.report.numbers import NONE, finite, with_minus
 from losslab.report.printing import Printer
 from losslab.report.verdicts import verdict
 
@@ -80,7 +80,7 @@ def print_one_model(found: Mapping[str, Finding], console: Console, *, report: P
         console.print(printer.text(request, "bold"))
         if finding.values:
             console.print(_alone(printer, request.partition("(")[0], finding.values))
-        _warn(printer, finding.flags)
+        _warn(printer, map(with_minus, finding.flags))
     if report is not None:
         console.print(printer.text(f"All values and pictures: {report}"), soft_wrap=True)
 
@@ -123,9 +123,9 @@ def _numbers_of(comparisons: Mapping[str, Json]) -> dict[str, Json]:
 
 def _change(how: Written, compared: Json, printer: Printer) -> Text:
     shown = verdict(compared["verdict"])
-    interval = how.interval(compared["low"], compared["high"])
-    end = f" {interval}" if printer.console.width >= 54 and interval != NONE else ""
-    text = f"{printer.symbol(shown)} {how.difference(compared['mean'])}{end}"
+    difference, interval = how.change(compared["mean"], compared["low"], compared["high"])
+    end = f" {interval}" if printer.console.width >= 54 and interval else ""
+    text = f"{printer.symbol(shown)} {difference}{end}"
     return printer.text(text, shown.terminal)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
-from losslab.report.analysis_pool import Findings
+from losslab.report.analyses import pool
+from losslab.report.analyses.dots import Spots
+from losslab.report.analyses.pool import Findings
 from losslab.report.charts import Chart, make_chart
 from losslab.report.style import Looks
 
@@ -40,6 +42,19 @@ class View:
         """Who is averaged over, for captions: empty where nothing is."""
         most = max(map(len, self.findings.values()))
         return "averaged over the seeds" if most > 1 else ""
+
+    @property
+    def over_runs(self) -> str:
+        """The same, to stand at the end of a part of a sentence."""
+        return f", {self.runs}" if self.runs else ""
+
+    def by_stage(self, names: Mapping[str, str], scale: float) -> dict[str, dict[str, Spots]]:
+        """By label and stage the numbers of the runs; ``names`` has each stage's value."""
+        rows: dict[str, dict[str, Spots]] = {}
+        for stage, name in names.items():
+            for label, numbers in pool.values(self.findings, name).items():
+                rows.setdefault(label, {})[stage] = Spots([scale * x for x in numbers])
+        return rows
 
     def chart(
         self, name: str, title: str, caption: str, draw: Callable[[float], Figure], *, seen: str

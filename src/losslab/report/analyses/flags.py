@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from losslab.report.numbers import with_minus
+
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
@@ -31,11 +33,12 @@ class Flag:
     @property
     def sentence(self) -> str:
         """The text, and whose numbers it has where not all are the same."""
+        text = with_minus(self.text)
         if not self.differs:
-            return self.text
+            return text
         whose = [self.labels[0]] if len(self.labels) > 1 else []
         whose += [f"seed {self.seeds[0]}"] if len(self.seeds) > 1 else []
-        return f"{self.text.rstrip('.')} (numbers of {', '.join(whose)})"
+        return f"{text.rstrip('.')} (numbers of {', '.join(whose)})"
 
 
 def folded(flags: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Flag]:

@@ -15,12 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from losslab.report.analysis_pool import Array, Bands, Below, ClassEnergies, Curve
-from losslab.report.figures import Reliability
+from losslab.report.analyses.pool import Array, Bands, ClassEnergies, Curve
+from losslab.report.histograms import Below
+from losslab.report.marks import filled, marked_line, outlined, without_scale
+from losslab.report.numbers import aligned
 from losslab.report.panels import WIDE, add_legend, make_panels
-from losslab.report.style import INK, Looks, Style, look, wrapped
+from losslab.report.style import GREY, INK, Looks, Style, look, wrapped
 
-GREY = "#b4bbc3"
 MANY = 20
 """Classes beyond which they are drawn as a profile and no longer one by one."""
 
@@ -42,7 +43,10 @@ def cumulated(panels: Sequence[Cumulated], *, looks: Looks, width: float = WIDE)
         for axes, panel in zip(made.axes, panels, strict=True):
             axes.axvline(0.0, color=INK, linewidth=1.0, label="zero")
             for i, (label, share) in enumerate(panel.lines.items()):
-                _line(axes, label, share.x, 100 * share.share, looks[label], i)
+                every = max(len(share.x) // 6, 1)  # neighbouring losses have markers elsewhere
+                at = ((i * every // 5) % every, every)
+                y = 100 * share.share
+                marked_line(axes, label, share.x, y, looks[label], markevery=at)
             ends = next(iter(panel.lines.values())).x[[0, -1]]
             axes.set(xlim=(ends[0], ends[1]), ylim=(-1, 101), xlabel=panel.xlabel)
             axes.set_title(panel.title)
@@ -50,22 +54,6 @@ def cumulated(panels: Sequence[Cumulated], *, looks: Looks, width: float = WIDE)
             axes.set_ylabel("examples below, %")
         add_legend(made.figure, labels, looks, width)
     return made.figure
-
-
-def _line(axes: Axes, label: str, x: Array, y: Array, style: Style, place: int = 0) -> None:
-    """A line with a few markers, those of neighbouring losses at other points."""
-    every = max(len(x) // 6, 1)
-    axes.plot(
-        x,
-        y,
-        linewidth=1.6,
-        marker=style.marker,
-        markersize=4.5,
-        markevery=((place * every // 5) % every, every),
-        markerfacecolor=style.face,
-        label=label,
-        **style.line(),
-    )
 
 
 def class_energies(
@@ -126,7 +114,7 @@ def gradient_bands(
             axes.bar(x + 0.21, 100 * found.gradient, 0.4, **paint)
             if found.sd is not None:
                 _whiskers(axes, x + 0.21, 100 * found.gradient, 100 * found.sd)
-            axes.set_title(f"{wrapped(label, 26)}\nmean |∂L/∂z_y| {found.mean:.3g}")
+            axes.set_title(f"{wrapped(label, 26)}\nmean |∂L/∂z_y| {aligned([found.mean])[0]}")
             _name_bands(axes, edges)
         made.axes[0].set_ylim(0, 102)
         for axes in made.bottom:
@@ -150,77 +138,43 @@ def _name_bands(axes: Axes, edges: Sequence[float]) -> None:
     axes.grid(False, axis="x")
 
 
+@dataclass(frozen=True)
+class Attention:
+    """Shares of the examples in each band of p, and of the gradient under each of some losses."""
+
+    examples: Array
+    lines: Mapping[str, Array]
+
+
 def gradient_lines(
-    examples: Array,
-    lines: Mapping[str, Array],
+    panels: Mapping[str, Attention],
     edges: Sequence[float],
     *,
     looks: Looks,
     width: float = WIDE,
 ) -> Figure:
-    """What share of the gradient each band of p would carry under each loss; examples as bars."""
+    """One panel a model: what share of the gradient each band of p would carry, a line a loss."""
+    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel.lines))
     with look():
-        made = make_panels(1, width, least=3.5, height=3.0, legend=list(lines))
-        (axes,) = made.axes
-        x = np.arange(len(examples))
-        axes.bar(x, 100 * examples, 0.9, color="#e3e7eb", label="examples")
-        for label, shares in lines.items():
-            style = looks[label]
-            axes.plot(
-                x,
-                100 * shares,
-                linewidth=1.6,
-                marker=style.marker,
-                markersize=4.5,
-                markerfacecolor=style.face,
-                label=label,
-                **style.line(),
-            )
-        axes.set_ylim(bottom=0)
-        _name_bands(axes, edges)
-        axes.set_xlabel("p of the true class")
-        axes.set_ylabel("share, %")
-        add_legend(made.figure, list(lines), looks, width)
-    return made.figure
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """A reliability diagram before and, if there is one, after temperature scaling."""
-
-    before: Reliability
-    after: Reliability | None
-
-
-def reliability(panels: Mapping[str, Scaled], *, looks: Looks, width: float = WIDE) -> Figure:
-    """One panel a loss: accuracy against confidence, filled before and hollow after scaling."""
-    with look():
-        made = make_panels(len(panels), width, least=2.5, height=2.8)
+        made = make_panels(len(panels), width, least=2.5, height=2.7, legend=labels)
         made.share()
-        for axes, (label, found) in zip(made.axes, panels.items(), strict=True):
-            axes.plot([0, 1], [0, 1], color="#8a929c", linewidth=0.9, label="diagonal")
-            style = looks[label]
-            _dots(axes, found.before, "before", style.color, style.color)
-            note = found.before.note
-            if found.after is not None:
-                _dots(axes, found.after, "after", style.color, "white")
-                note = f"{note} → {found.after.note.removeprefix('ECE ')}"
-            axes.set_title(f"{wrapped(label, 26)}\n{note}".rstrip())
-            axes.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05), aspect="equal")
-            axes.set_xticks([0, 0.5, 1])
-            axes.set_yticks([0, 0.5, 1])
+        for axes, (model, found) in zip(made.axes, panels.items(), strict=True):
+            x = np.arange(len(found.examples))
+            axes.bar(x, 100 * found.examples, 0.9, color="#e3e7eb", label="examples")
+            for label, shares in reversed(
+                list(found.lines.items())
+            ):  # the baseline is drawn on top
+                marked_line(axes, label, x, 100 * shares, looks[label])
+            if len(panels) > 1:
+                axes.set_title(wrapped(f"trained with {model}", 28))
+            _name_bands(axes, edges)
+        made.axes[0].set_ylim(0, 102)
         for axes in made.bottom:
-            axes.set_xlabel("confidence")
+            axes.set_xlabel("p of the true class")
         for axes in made.left:
-            axes.set_ylabel("accuracy")
+            axes.set_ylabel("share, %")
+        add_legend(made.figure, labels, looks, width)
     return made.figure
-
-
-def _dots(axes: Axes, bins: Reliability, name: str, edge: str, face: str) -> None:
-    dashed = (0, (4, 2)) if face == "white" else "solid"
-    x, y = bins.confidence, bins.accuracy
-    axes.plot(x, y, linewidth=1.0, alpha=0.6, color=edge, linestyle=dashed, label=name)
-    axes.scatter(x, y, 12 + 110 * bins.share, facecolor=face, edgecolor=edge, alpha=0.8, zorder=3)
 
 
 @dataclass(frozen=True)
@@ -240,13 +194,11 @@ def in_and_out(
     with look():
         made = make_panels(len(panels), width, least=2.5, height=2.0)
         for axes, (label, found) in zip(made.axes, panels.items(), strict=True):
-            fill: dict[str, Any] = {"fill": True, "alpha": 0.5, "color": looks[label].color}
-            axes.stairs(found.inside, found.edges, label="in", **fill)
-            axes.stairs(found.outside, found.edges, label="out", color=INK, linewidth=1.2)
+            filled(axes, "in", found.inside, found.edges, looks[label].color)
+            outlined(axes, "out", found.outside, found.edges, INK)
             axes.set_title(f"{wrapped(label, 26)}\n{found.note}".rstrip())
             axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
+            without_scale(axes)
         for axes in made.bottom:
             axes.set_xlabel(xlabel)
     return made.figure
@@ -260,7 +212,9 @@ class Attacks:
     curves: Mapping[tuple[str, str], Curve]
 
 
-def attacks(panels: Sequence[Attacks], *, looks: Looks, width: float = WIDE) -> Figure:
+def attacks(
+    panels: Sequence[Attacks], xlabel: str = "ε", *, looks: Looks, width: float = WIDE
+) -> Figure:
     """Accuracy against ε, one panel an attack, one colour and marker a loss.
 
     Attacks on cross-entropy are dashed, all others solid.
@@ -273,22 +227,19 @@ def attacks(panels: Sequence[Attacks], *, looks: Looks, width: float = WIDE) -> 
             for (label, objective), curve in panel.curves.items():
                 style = solid[label]
                 usual = objective == "cross_entropy"
-                axes.plot(
-                    curve.epsilon,
-                    100 * curve.accuracy,
-                    linewidth=1.5,
-                    color=style.color,
-                    linestyle=(0, (4, 2)) if usual else "solid",
-                    marker=style.marker,
-                    markersize=3.5 if usual else 5,
-                    markerfacecolor="white" if usual else style.face,
-                    label=f"{label}/{objective}",
-                )
+                dashed: dict[str, Any] = {
+                    "linestyle": (0, (4, 2)),
+                    "markersize": 3.5,
+                    "markerfacecolor": "white",
+                }
+                more = dashed if usual else {"linestyle": "solid"}
+                name = f"{label}/{objective}"
+                marked_line(axes, name, curve.epsilon, 100 * curve.accuracy, style, **more)
             axes.set_title(panel.title)
-            axes.set_xlabel("ε")
             axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             axes.set_ylim(-2, 102)
             axes.set_xlim(left=0)
+            axes.set_xlabel(xlabel if axes in made.bottom else "ε")
         for axes in made.left:
             axes.set_ylabel("accuracy, %")
         add_legend(made.figure, labels, solid, width)

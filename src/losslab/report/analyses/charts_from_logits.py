@@ -1,26 +1,26 @@
-"""The figures of the analyses of outputs: margins, energies, gradients, calibration, OOD."""
+"""The figures of analyses of the logits: margins, energies, gradients, calibration, OOD."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from losslab.errors import InputError
-from losslab.report import analysis_figures as figures
-from losslab.report import analysis_pool as pool
-from losslab.report.analysis_dots import Spots, StepPanel, steps
-from losslab.report.analysis_view import View, sentence
+from losslab.report.analyses import figures, pool
+from losslab.report.analyses.view import View, sentence
 from losslab.report.charts import Chart
+from losslab.report.figures import reliability_diagrams
+from losslab.report.histograms import below, density, resampled, span
 from losslab.report.numbers import listing
 from losslab.report.pooled import pooled_reliability
 from losslab.report.style import Looks, styles
 
-SCORES = {
-    "min_energy": "lowest energy, −max z",
-    "max_probability": "log(1 − max p)",
-    "free_energy": "free energy, −log Σ exp z",
+SCORES = {  # title and axis
+    "min_energy": ("Lowest energy", "−max z"),
+    "max_probability": ("Largest probability", "log(1 − max p)"),
+    "free_energy": ("Free energy", "−log Σ exp z"),
 }
 
 
@@ -29,18 +29,17 @@ def margins(view: View) -> Iterator[Chart]:
     panels = []
     for name, title in (("logits", "in logits"), ("log_odds", "in log-odds")):
         stored = pool.each(view.findings, name, "histogram")
-        shares = {k: found for k, of in stored.items() if (found := pool.below(of))}
+        shares = {k: found for k, of in stored.items() if (found := below(of))}
         if shares:
-            low, high = pool.span(*shares.values())
-            lines = {k: pool.resampled(share, low, high) for k, share in shares.items()}
+            low, high = span(*shares.values())
+            lines = {k: resampled(share, low, high) for k, share in shares.items()}
             panels.append(figures.Cumulated(f"margin {title}", f"margin {title}", lines))
     if panels:
         yield view.chart(
             "margins",
-            "Margins",
-            "The share of the examples whose margin is below x"
-            + (f", {view.runs}" if view.runs else "")
-            + ": the further right a curve, the wider the margins; where it crosses the line at 0 "
+            "Distribution of the margins",
+            f"The share of the examples whose margin is below x{view.over_runs}"
+            ": the further right a curve, the wider the margins; where it crosses the line at 0 "
             "is the share that is wrong (in log-odds: whose true class has p below ½). A loss that "
             "rewards margins widens them by its very definition.",
             lambda width: figures.cumulated(panels, looks=view.looks, width=width),
@@ -67,7 +66,7 @@ def energies(view: View) -> Iterator[Chart]:
     yield view.chart(
         "energies",
         "Energies, class by class",
-        sentence(f"Energy is −logit{', ' + view.runs if view.runs else ''}. {marks}")[:-1]
+        sentence(f"Energy is −logit{view.over_runs}. {marks}")[:-1]
         + ": the deeper below the bar, the sharper the energy (figure 5 of Zhao et al. 2022).",
         lambda width: figures.class_energies(found, looks=view.looks, width=width),
         seen=f"Energies of the true class and of the others, for {listing(found)}",
@@ -90,7 +89,7 @@ def gradients(view: View) -> Iterator[Chart]:
             "Which examples carry the gradient",
             "Examples by the probability p that the model gives their true class; grey, the share "
             "of the examples in each band, coloured, the share of the loss's own gradient "
-            f"|∂L/∂z_y| that they carry{', ' + view.runs if view.runs else ''}"
+            f"|∂L/∂z_y| that they carry{view.over_runs}"
             f"{' (line: ± one standard deviation)' if view.runs else ''}. A loss that still "
             "learns from what is right has colour on the far right.",
             lambda width: figures.gradient_bands(own, edges, looks=view.looks, width=width),
@@ -101,34 +100,52 @@ def gradients(view: View) -> Iterator[Chart]:
 
 
 def _under_other_losses(view: View, edges: list[float]) -> Iterator[Chart]:
-    """What every loss would attend to in the first label's models."""
-    first, runs = next(iter(view.findings.items()))
-    stored = pool.each({first: runs}, "by_loss").get(first, [])
-    found = {}
-    for name in dict.fromkeys(name for run in stored for name in run):
-        if both := _counts_and_shares(runs, name, edges):
-            found[name] = pool.bands([c for c, _ in both], [s for _, s in both])
-    if not found:
+    """What every loss would attend to in each label's models, as far as it was measured."""
+    panels = {}
+    for label, runs in view.findings.items():
+        names = dict.fromkeys(name for run in runs for name in pool.at(run, "by_loss") or ())
+        found = {
+            shown: pool.bands([c for c, _ in both], [s for _, s in both])
+            for name, shown in _named(names, label, view.specs).items()
+            if (both := _counts_and_shares(runs, name, edges))
+        }
+        if found.keys() - {label}:
+            ordered = sorted(found, key=lambda shown: [*view.findings, shown].index(shown))
+            lines = {shown: found[shown].gradient for shown in ordered}
+            panels[label] = figures.Attention(found[ordered[0]].examples, lines)
+    if not panels:
         return
-    names = _named(found, first, view.specs)
-    lines = {label: found[name].gradient for name, label in names.items()}
-    whose = "this model" if view.single else f"the models trained with {first}"
+    losses = dict.fromkeys(name for panel in panels.values() for name in panel.lines)
+    first = next(iter(panels))
+    whose = f"the models trained with {first if len(panels) < 2 else 'each loss (a panel each)'}"
+    same = "The model is" if view.single else "In a panel the models are"
     yield view.chart(
         "gradients-under",
         "What each loss would attend to",
-        f"Where the gradient would come from in {whose}, had each of these losses been put in the "
-        f"place of its own at the end of training{', ' + view.runs if view.runs else ''}; bars are "
-        "the share of the examples. The models are the same, so the lines differ by the losses "
-        "alone.",
+        f"Where the gradient would come from in {'this model' if view.single else whose}, had each "
+        "of these losses been put in the place of its own at the end of training"
+        f"{view.over_runs}; bars are the share of the examples. {same} "
+        f"the same, so the lines differ by the losses alone.{_lacking(panels)}",
         lambda width: figures.gradient_lines(
-            next(iter(found.values())).examples,
-            lines,
-            edges,
-            looks=_looks(lines, view.looks),
-            width=width,
+            panels, edges, looks=_looks(losses, view.looks), width=width
         ),
         seen="Share of the gradient from the most certain band: "
-        + "; ".join(f"{label} {100 * shares[-1]:.1f} %" for label, shares in lines.items()),
+        + "; ".join(f"{model}: {_last(panel)}" for model, panel in panels.items()),
+    )
+
+
+def _last(panel: figures.Attention) -> str:
+    return listing(f"{label} {100 * shares[-1]:.1f} %" for label, shares in panel.lines.items())
+
+
+def _lacking(panels: Mapping[str, figures.Attention]) -> str:
+    """How to measure what is missing: a loss of the comparison under the models of another."""
+    lacking = [label for label in panels if any(label not in p.lines for p in panels.values())]
+    if not lacking:
+        return ""
+    return (
+        f" The models of the other losses were not asked about {listing(lacking)}: "
+        "gradients(under=[…]) asks about the losses that it is given."
     )
 
 
@@ -142,12 +159,12 @@ def _counts_and_shares(runs: Any, name: str, edges: list[float]) -> list[tuple[A
     ]
 
 
-def _named(found: Mapping[str, Any], first: str, specs: Mapping[str, str]) -> dict[str, str]:
+def _named(names: Iterable[str], own: str, specs: Mapping[str, str]) -> dict[str, str]:
     """By the names of the findings, the labels to show: a loss of the comparison by its own."""
     labels = {canonical(spec): label for label, spec in specs.items()}
     named: dict[str, str] = {}
-    for name in found:
-        label = first if name == "own" else labels.get(canonical(name), name)
+    for name in names:
+        label = own if name == "own" else labels.get(canonical(name), name)
         if label not in named.values():
             named[name] = label
     return named
@@ -171,13 +188,15 @@ def _looks(labels: Mapping[str, Any], looks: Looks) -> Looks:
 
 def calibration(view: View) -> Iterator[Chart]:
     """Reliability before and after temperature scaling."""
-    panels = {}
-    for label, runs in view.findings.items():
-        before = pooled_reliability(_as_records(runs, "reliability", "ece"))
-        if before is not None:
-            after = pooled_reliability(_as_records(runs, "reliability_scaled", "scaled.ece"))
-            panels[label] = figures.Scaled(before, after)
-    if panels:
+    before, scaled = (
+        {
+            label: bins
+            for label, runs in view.findings.items()
+            if (bins := pooled_reliability(_as_records(runs, detail, ece)))
+        }
+        for detail, ece in (("reliability", "ece"), ("reliability_scaled", "scaled.ece"))
+    )
+    if before:
         yield view.chart(
             "calibration",
             "Reliability, before and after temperature scaling",
@@ -186,11 +205,14 @@ def calibration(view: View) -> Iterator[Chart]:
             + ": below the diagonal the model is surer than it is right; filled dots are the model "
             "as it is, hollow ones after its logits were divided by the temperature that fits the "
             "validation examples best; large dots are many examples.",
-            lambda width: figures.reliability(panels, looks=view.looks, width=width),
+            lambda width: reliability_diagrams(
+                before, scaled=scaled, looks=view.looks, width=width
+            ),
             seen="Reliability: "
             + "; ".join(
-                f"{label}, {p.before.note}{', scaled ' + p.after.note if p.after else ''}"
-                for label, p in panels.items()
+                f"{label}, {bins.note}"
+                + (f", scaled {scaled[label].note}" if label in scaled else "")
+                for label, bins in before.items()
             ),
         )
 
@@ -213,27 +235,32 @@ def ood(view: View) -> Iterator[Chart]:
                          for name in one)  # fmt: skip
     for place, out in enumerate(outs):
         prefix = f"{out}." if len(outs) > 1 else ""
-        for score, xlabel in SCORES.items():
+        for score, (title, xlabel) in SCORES.items():
             panels = {
                 label: panel
                 for label, runs in view.findings.items()
-                if (panel := _in_and_out(view, label, runs, out, score, prefix))
+                if (panel := _in_and_out(label, runs, out, score, prefix))
             }
             if panels:
-                yield _ood_chart(view, panels, f"ood-{place}-{score}", out, xlabel)
+                heading = f"{title}: test examples and {out}"
+                yield _ood_chart(view, panels, f"ood-{place}-{score}", heading, out, xlabel)
 
 
 def _ood_chart(
-    view: View, panels: Mapping[str, figures.InAndOut], name: str, out: str, xlabel: str
+    view: View,
+    panels: Mapping[str, figures.InAndOut],
+    name: str,
+    heading: str,
+    out: str,
+    xlabel: str,
 ) -> Chart:
     return view.chart(
         name,
-        f"{xlabel.partition(',')[0].capitalize() if xlabel[0] != 'l' else xlabel}: "
-        f"test examples and {out}",
-        f"Filled, the test examples; outlined, {out}{'; ' + view.runs if view.runs else ''}. Each "
-        "panel has its own scale, without the outermost thousandth on either side: larger should "
-        "be out, and the less the two overlap, the better they are told apart (AUROC: 50 % is "
-        "chance, 100 % perfect).",
+        heading,
+        f"Filled, the test examples; outlined, {out}{view.over_runs}. Each panel has its own "
+        "scale, without the outermost thousandth on either side: larger should be out, and the "
+        "less the two overlap, the better they are told apart (AUROC: 50 % is chance, 100 % "
+        "perfect).",
         lambda width: figures.in_and_out(panels, xlabel, looks=view.looks, width=width),
         seen=f"Histograms of {xlabel}: "
         + "; ".join(f"{label}, {panel.note}" for label, panel in panels.items()),
@@ -241,48 +268,13 @@ def _ood_chart(
 
 
 def _in_and_out(
-    view: View, label: str, runs: Any, out: str, score: str, prefix: str
+    label: str, runs: Any, out: str, score: str, prefix: str
 ) -> figures.InAndOut | None:
     stored = pool.each({label: runs}, "out", out, "histograms", score).get(label, [])
-    inside, outside = (pool.below(stored, counts=which) for which in ("in", "out"))
+    inside, outside = (below(stored, counts=which) for which in ("in", "out"))
     if inside is None or outside is None:
         return None
-    edges = np.linspace(*pool.span(inside, outside), 41)
+    edges = np.linspace(*span(inside, outside), 41)
     auroc = pool.values({label: runs}, f"{prefix}auroc.{score}").get(label)
     note = f"AUROC {100 * pool.mean(auroc):.1f} %" if auroc else ""
-    return figures.InAndOut(edges, pool.density(inside, edges), pool.density(outside, edges), note)
-
-
-def generalisation(view: View) -> Iterator[Chart]:
-    """Train beside test."""
-    panels = []
-    for name, title, scale in (("accuracy", "accuracy, %", 100.0), ("nll", "NLL, nats", 1.0)):
-        rows = spots_by_stage(
-            view, {stage: f"{stage}.{name}" for stage in ("train", "test")}, scale
-        )
-        if rows:
-            panels.append(StepPanel(title, rows))
-    if panels:
-        labels = list(view.findings)
-        yield view.chart(
-            "generalisation",
-            "Training and test examples",
-            sentence(
-                "Accuracy and NLL on the training examples (hollow) and on the test examples "
-                "(filled): the longer the grey line, the larger the gap",
-                "small dots are seeds, large marks their means" if view.runs else "",
-            ),
-            lambda width: steps(panels, labels, ("train", "test"), looks=view.looks, width=width),
-            seen=f"Training and test numbers of {listing(labels)}",
-        )
-
-
-def spots_by_stage(
-    view: View, names: Mapping[str, str], scale: float
-) -> dict[str, dict[str, Spots]]:
-    """By label and stage the numbers of the runs; ``names`` has each stage's value."""
-    rows: dict[str, dict[str, Spots]] = {}
-    for stage, name in names.items():
-        for label, numbers in pool.values(view.findings, name).items():
-            rows.setdefault(label, {})[stage] = Spots([scale * x for x in numbers])
-    return rows
+    return figures.InAndOut(edges, density(inside, edges), density(outside, edges), note)

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from losslab.analysis.analyse import ANALYSES
-from losslab.experiment.findings import load_findings
-from losslab.report.analysis_charts_model import CHARTS
-from losslab.report.analysis_flags import folded
-from losslab.report.analysis_pool import Findings
-from losslab.report.analysis_view import View
-from losslab.report.analysis_words import Written, headline, written, written_entry
+from losslab.report.analyses.charts import CHARTS
+from losslab.report.analyses.flags import folded
+from losslab.report.analyses.pool import Findings
+from losslab.report.analyses.view import View
+from losslab.report.analyses.words import Written, about, headline, written, written_entry
 from losslab.report.charts import Chart
 from losslab.report.folder import RunFolder
 from losslab.report.notices import Notice
-from losslab.report.numbers import NONE, finite
+from losslab.report.numbers import finite, with_minus
 from losslab.report.style import Looks
 from losslab.report.verdicts import Verdict, verdict
 
@@ -74,10 +73,10 @@ class Section:
 def sections(folder: RunFolder, looks: Looks) -> list[Section]:
     """The sections of a comparison's page, in the order of the catalogue."""
     analyses = folder.summary.get("analyses", {})
-    order = list(ANALYSES)
+    order = [*ANALYSES, *(entry["name"] for entry in analyses.values())]
     requests = sorted(analyses, key=lambda request: order.index(analyses[request]["name"]))
     runs = {
-        label: [load_findings(folder.path, record["run_id"]) for record in folder.of(label)]
+        label: [folder.findings.get(record["run_id"], {}) for record in folder.of(label)]
         for label in folder.losses
     }
     specs = {label: str(folder.arms[label]["spec"]) for label in folder.losses}
@@ -94,11 +93,9 @@ def sections(folder: RunFolder, looks: Looks) -> list[Section]:
             specs,
             masked(entry["flags"]),
         )
-        notices = tuple(
-            Notice("warning", f"{flag.whose}: {flag.sentence}") for flag in folded(entry["flags"])
-        )
         rows = _compared(folder, entry)
-        made.append(_section(view, request, entry["name"], notices, folder.labels, rows))
+        warnings = _warnings(entry["flags"])
+        made.append(_section(view, request, entry["name"], warnings, folder.labels, rows))
     return made
 
 
@@ -109,10 +106,23 @@ def section_of_one(
     analysis = request.partition("(")[0]
     (label,) = looks
     findings: Findings = {label: [{"values": values, "details": details}]}
-    notices = tuple(Notice("warning", flag) for flag in flags)
+    notices = tuple(Notice("warning", with_minus(flag)) for flag in flags)
     suspected = masked({label: [{"text": flag} for flag in flags]})
     view = View(name, findings, looks, masked=suspected)
     return _section(view, request, analysis, notices, (label,), _alone(analysis, values))
+
+
+def _warnings(flags: Mapping[str, Sequence[Json]]) -> tuple[Notice, ...]:
+    """A warning for each group of runs that have any."""
+    told: dict[str, list[str]] = {}
+    for flag in folded(flags):
+        told.setdefault(flag.whose, []).append(flag.sentence)
+    return tuple(
+        Notice("warning", f"{whose}: {texts[0]}")
+        if len(texts) == 1
+        else Notice("warning", f"{whose}:", tuple(texts))
+        for whose, texts in told.items()
+    )
 
 
 def masked(flags: Mapping[str, Sequence[Json]]) -> tuple[str, ...]:
@@ -128,7 +138,6 @@ def _section(
     labels: tuple[str, ...],
     rows: list[ValueRow],
 ) -> Section:
-    known = ANALYSES.get(analysis)
     chosen = headline(analysis, [row.value.name for row in rows])
     by_name = {row.value.name: row for row in rows}
     first = tuple(by_name[name] for name in chosen)
@@ -139,7 +148,7 @@ def _section(
         analysis,
         request,
         analysis.capitalize() if analysis != "ood" else "OOD detection",
-        known.about if known else "",
+        about(analysis),
         notices,
         ValueTable(f"Values of {request}", labels, first),
         ValueTable(f"All values of {request}", labels, tuple(rows)) if more else None,
@@ -167,15 +176,8 @@ def _cell(how: Written, value: Json, label: str, seeds: int) -> ValueCell:
         return ValueCell(text, finite(there["mean"]), count)
     if finite(compared["mean"]) is None:
         return ValueCell(text, None, count)
-    interval = how.interval(compared["low"], compared["high"])
-    return ValueCell(
-        text,
-        _clarity(compared),
-        count,
-        verdict(compared["verdict"]),
-        how.difference(compared["mean"]),
-        "" if interval == NONE else interval,
-    )
+    change = how.change(compared["mean"], compared["low"], compared["high"])
+    return ValueCell(text, _clarity(compared), count, verdict(compared["verdict"]), *change)
 
 
 def _clarity(compared: Json) -> float | None:

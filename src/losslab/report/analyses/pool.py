@@ -5,7 +5,7 @@ Findings of an older losslab may lack a detail: what cannot be read is left out,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,6 @@ Array = NDArray[np.float64]
 Json = Mapping[str, Any]
 Findings = Mapping[str, Sequence[Json]]
 """By label, what one analysis found of each run: ``values`` and ``details``."""
-
-_TAIL = 0.001
-_POINTS = 161
 
 
 def at(finding: Json, *keys: str) -> Any:
@@ -59,55 +56,6 @@ def interval(numbers: Sequence[float]) -> tuple[float, float] | None:
         return None
     half = t.ppf(0.975, len(numbers) - 1) * np.std(numbers, ddof=1) / np.sqrt(len(numbers))
     return mean(numbers) - float(half), mean(numbers) + float(half)
-
-
-# --- histograms -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Below:
-    """The share of the examples below x, each run counting the same."""
-
-    x: Array
-    share: Array
-
-
-def below(histograms: Sequence[Json], *, counts: str = "counts") -> Below | None:
-    """The cumulated histograms of several runs, averaged; counts lie evenly inside their bins."""
-    parts = list(_sound(histograms, counts))
-    if not parts:
-        return None
-    fine = np.unique(np.concatenate([edges for edges, _ in parts]))
-    shares = [np.interp(fine, edges, cumulated) for edges, cumulated in parts]
-    return Below(fine, np.mean(shares, axis=0))
-
-
-def span(*shares: Below) -> tuple[float, float]:
-    """From where to where all but the outermost thousandth lies, of each."""
-    ends = [np.interp([_TAIL, 1 - _TAIL], one.share, one.x) for one in shares]
-    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
-
-
-def resampled(share: Below, low: float, high: float) -> Below:
-    """The same between two ends, at evenly spaced points."""
-    x = np.linspace(low, high, _POINTS)
-    return Below(x, np.interp(x, share.x, share.share))
-
-
-def density(share: Below, edges: Array) -> Array:
-    """The density between the edges."""
-    return np.diff(np.interp(edges, share.x, share.share)) / np.diff(edges)
-
-
-def _sound(histograms: Sequence[Json], counts: str) -> Iterator[tuple[Array, Array]]:
-    for stored in histograms:
-        if not isinstance(stored, Mapping) or not {"edges", counts} <= stored.keys():
-            continue
-        edges = np.array(stored["edges"], dtype=np.float64)
-        cumulated = np.cumsum(np.array([0.0, *stored[counts]], dtype=np.float64))
-        rising = np.isfinite(edges).all() and (np.diff(edges) > 0).all()
-        if rising and len(edges) == len(cumulated) and cumulated[-1] > 0:
-            yield edges, cumulated / cumulated[-1]
 
 
 # --- energies -------------------------------------------------------------------------------------

@@ -10,12 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from losslab.report.marks import PowersOfTen, spread
 from losslab.report.panels import WIDE, Panels, make_panels
-from losslab.report.style import INK, Looks, Style, look, shortened, wrapped
-
-GREY = "#b4bbc3"
+from losslab.report.style import GREY, INK, Looks, Style, look, shortened, wrapped
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ def dots(
     *,
     looks: Looks,
     width: float = WIDE,
+    xlabel: str = "",
     logarithmic: bool = False,
 ) -> Figure:
     """A panel a quantity, a row a loss: small dots are seeds, the mark their mean.
@@ -65,6 +65,8 @@ def dots(
                 low, high = panel.limits
                 axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
                 axes.set_xticks([low, 0.5 * (low + high), high])
+        for axes in made.bottom if xlabel else ():
+            axes.set_xlabel(xlabel)
         _name_rows(made, labels, width)
     return made.figure
 
@@ -72,12 +74,13 @@ def dots(
 def _rows(count: int, labels: Sequence[str], width: float, extra: float = 0.0) -> Panels:
     each = 0.48 if width < 5 else 0.3
     made = make_panels(count, width, least=2.5, height=0.85 + each * len(labels) + extra)
+    made.figure.set_layout_engine("constrained", w_pad=0.1)
     for axes in made.axes:
         axes.set_ylim(len(labels) - 0.45, -0.8 if width < 5 else -0.55)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(9 // made.columns, steps=[1, 2, 2.5, 5, 10]))
         axes.margins(x=0.08)
     return made
 
@@ -99,7 +102,8 @@ def _spots(axes: Axes, i: int, label: str, spots: Spots, style: Style) -> None:
     paint: dict[str, Any] = {"color": style.color, "linestyle": "none"}
     small: dict[str, Any] = {"marker": "o", "markersize": 3.4, "markeredgewidth": 0, "alpha": 0.5}
     if len(spots.values) > 1:
-        axes.plot(spots.values, _heights(i, spots), label=f"seeds/{label}", **small, **paint)
+        heights = spread(i, len(spots.values))
+        axes.plot(spots.values, heights, label=f"seeds/{label}", **small, **paint)
     if spots.interval is not None:
         bar: dict[str, Any] = {"linewidth": 2.0, "solid_capstyle": "butt", "color": style.color}
         axes.plot(spots.interval, [i, i], label=f"interval/{label}", **bar)
@@ -107,25 +111,14 @@ def _spots(axes: Axes, i: int, label: str, spots: Spots, style: Style) -> None:
     axes.plot([spots.mean], [i], label=f"mean/{label}", zorder=3, **large, **paint)
 
 
-def _heights(i: int, spots: Spots) -> Any:
-    # The golden ratio spreads neighbours, so that equal numbers stay visible as several.
-    return i + 0.12 + 0.2 * np.mod(np.arange(len(spots.values)) * 0.618034, 1.0)
-
-
 def _scale(axes: Axes, numbers: Sequence[float]) -> None:
     if min(numbers) <= 0 or max(numbers) <= 10 * min(numbers):
         return
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(numticks=4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+    axes.xaxis.set_major_formatter(PowersOfTen())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
-
-
-def _plain(value: float) -> str:
-    """A power of ten without mathtext: ``0.01``, ``1e−5``."""
-    text = f"{value:g}"
-    return text.replace("e-0", "e−").replace("e-", "e−").replace("e+0", "e")
 
 
 @dataclass(frozen=True)
@@ -182,7 +175,7 @@ def _steps(
             axes.add_line(sign)
             if len(of[stage].values) > 1:
                 paint: dict[str, Any] = {"color": color, "alpha": 0.4, "markeredgewidth": 0}
-                x, y = of[stage].values, _heights(i, of[stage])
+                x, y = of[stage].values, spread(i, len(of[stage].values))
                 marks: dict[str, Any] = {
                     "marker": _SIGNS[k][0],
                     "markersize": 3,
