@@ -151,7 +151,8 @@ def _all_near(sums: Tensor, value: float) -> bool:
 def batches(data: Data, batch_size: int = BATCH_SIZE) -> Iterator[tuple[Tensor, Tensor]]:
     """The examples in order, ``(inputs, targets)`` at a time."""
     if isinstance(data, tuple):
-        yield from zip(data[0].split(batch_size), data[1].split(batch_size), strict=True)
+        inputs, targets = _pair(data)
+        yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
         return
     for batch in data if isinstance(data, DataLoader) else DataLoader(data, batch_size):
         if not isinstance(batch, (list, tuple)) or len(batch) != 2:
@@ -164,7 +165,8 @@ def batches(data: Data, batch_size: int = BATCH_SIZE) -> Iterator[tuple[Tensor, 
 def tensors(data: Data, most: int | None = None) -> tuple[Tensor, Tensor]:
     """All examples, or the first ``most``, as two tensors."""
     if isinstance(data, tuple):
-        return data[0][:most], data[1][:most]
+        first, second = _pair(data)
+        return first[:most], second[:most]
     inputs, targets, count = [], [], 0
     for x, y in batches(data):
         inputs.append(x)
@@ -175,6 +177,16 @@ def tensors(data: Data, most: int | None = None) -> tuple[Tensor, Tensor]:
     if not inputs:
         raise InputError("Expected at least one example, but the data set is empty.")
     return torch.cat(inputs)[:most], torch.cat(targets)[:most]
+
+
+def _pair(data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    inputs, targets = data
+    if not len(inputs) or len(inputs) != len(targets):
+        raise InputError(
+            f"Expected at least one example, and a target for each, but got {len(inputs)} inputs "
+            f"and {len(targets)} targets."
+        )
+    return inputs, targets
 
 
 def _kind(value: Any) -> str:

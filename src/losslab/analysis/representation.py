@@ -21,6 +21,8 @@ from losslab.analysis.finding import Finding
 from losslab.errors import InputError
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def retrain_output_layer(
     model: nn.Module,
     train: Data,

@@ -295,7 +295,7 @@ def _facts(run: Mapping[str, Any]) -> str:
 
 def _results(run: Mapping[str, Any]) -> str:
     """Metrics down, selections across, validation and test side by side."""
-    from losslab.report.numbers import METRICS, SELECTIONS, value_text
+    from losslab.report.numbers import METRICS, SELECTIONS, metric, value_text
 
     head, epochs = ["validation / test"], ["  epoch"]
     there = [name for name in SELECTIONS if run.get(f"{name}.epoch") is not None]
@@ -303,15 +303,16 @@ def _results(run: Mapping[str, Any]) -> str:
         head.append(SELECTIONS[name])
         epochs.append(str(run[f"{name}.epoch"]))
     rows = [head, epochs]
-    for metric in METRICS.values():
+    own = {key.rpartition(".")[2] for key in run if key.startswith("last.test.")}
+    for row in (*METRICS.values(), *(metric(name) for name in sorted(own - METRICS.keys()))):
         cells = [
             " / ".join(
-                value_text(metric, run.get(f"{name}.{split}.{metric.name}"))
+                value_text(row, run.get(f"{name}.{split}.{row.name}"))
                 for split in ("validation", "test")
             )
             for name in there
         ]
-        rows.append([f"  {metric.heading}", *cells])
+        rows.append([f"  {row.heading}", *cells])
     return _aligned(rows, right=len(there)) if there else ""
 
 

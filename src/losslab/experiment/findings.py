@@ -117,7 +117,7 @@ def subject_of(
     def data(split: str) -> Data:
         dataset = getattr(task, split)
         if task.collate is None:
-            return dataset  # type: ignore[no-any-return]
+            return dataset
         return DataLoader(dataset, task.batch_size, collate_fn=task.collate)
 
     return Subject(

@@ -108,8 +108,8 @@ class ClassificationLoss(_Loss):
 
     def reweight(self, weight: Tensor | deferred_weights | None) -> None:
         """Take other class weights."""
-        self._weight_schedule = None if weight is None or isinstance(weight, Tensor) else weight
-        self.weight = weight if self._weight_schedule is None else self._weight_schedule(0.0)
+        self._weight_schedule = weight if callable(weight) else None
+        self.weight = weight(0.0) if callable(weight) else weight
 
     def set_progress(self, progress: float) -> None:
         super().set_progress(progress)

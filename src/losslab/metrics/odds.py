@@ -179,7 +179,7 @@ def _not_only_odds(loss: nn.Module) -> str | None:
 
 def _slope(psi: Psi, a: Tensor) -> Tensor:
     """ψ'(a) in float64, by differentiation."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         a = a.clone().requires_grad_()
         value = psi(a)
         if not isinstance(value, Tensor) or value.shape != a.shape:

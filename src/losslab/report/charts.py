@@ -72,7 +72,7 @@ def forest(
     folder: RunFolder, looks: Looks, labels: Sequence[str], *, name: str = "paired"
 ) -> Chart | None:
     """Each seed's difference to the baseline, with the mean and interval of the summary."""
-    row = metric(folder.metric)
+    row = metric(folder.metric, folder.summary)
     rows = [_forest_row(folder, label) for label in labels]
     rows = [line for line in rows if line.differences or line.diverged]
     if not rows:
@@ -98,7 +98,7 @@ def forest(
 
 
 def _forest_row(folder: RunFolder, label: str) -> figures.ForestRow:
-    row, entry = metric(folder.metric), folder.comparisons[label]
+    row, entry = metric(folder.metric, folder.summary), folder.comparisons[label]
     sound, diverged = pooled.paired_differences(
         folder.of(label, None),
         folder.of(folder.baseline, None),

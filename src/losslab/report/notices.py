@@ -63,7 +63,10 @@ def _optimistic(summary: Mapping[str, Any]) -> Iterable[Notice]:
 
 
 def _coarse(summary: Mapping[str, Any]) -> Iterable[Notice]:
-    step, row = summary.get("resolution", {}).get(summary["metric"], 0), metric(summary["metric"])
+    step, row = (
+        summary.get("resolution", {}).get(summary["metric"], 0),
+        metric(summary["metric"], summary),
+    )
     if step > summary["margin"]:
         yield Notice(
             "coarse",
@@ -131,7 +134,7 @@ def _refused(summary: Mapping[str, Any]) -> Iterable[Notice]:
 
 
 def _left_out(summary: Mapping[str, Any]) -> Iterable[Notice]:
-    title = metric(summary["metric"]).title
+    title = metric(summary["metric"], summary).title
     for label, entry in comparisons_of(summary).items():
         if entry.get("left_out"):
             yield Notice(

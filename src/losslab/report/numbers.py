@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from losslab.metrics import catalog
+
 NONE = "–"
 """Stands where there is no number (no run finished, or it was not finite)."""
 
@@ -46,17 +48,20 @@ class Metric:
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
-_PERCENT = ("%", "percentage points", 100.0, 2)
-_ROWS = (
-    Metric("accuracy", "Accuracy", *_PERCENT, True),
-    Metric("balanced_accuracy", "Balanced accuracy", *_PERCENT, True),
-    Metric("nll", "NLL", "nats", "nats", 1.0, 4, False),
-    Metric("brier", "Brier", "", "", 1.0, 4, False),
-    Metric("ece", "ECE", *_PERCENT, False),
-    Metric("margin", "Mean margin", "logits", "logits", 1.0, 2, None),
-    Metric("energy", "Energy", "logits", "logits", 1.0, 2, None),
-)
-METRICS = {row.name: row for row in _ROWS}
+_WRITTEN = {
+    "share": ("%", "percentage points", 100.0, 2),
+    "nats": ("nats", "nats", 1.0, 4),
+    "logits": ("logits", "logits", 1.0, 2),
+}
+
+
+def shown(row: catalog.Metric) -> Metric:
+    """How a metric of the catalogue, or of a task, is written."""
+    fine = "", "", 1.0, 4 if row.margin < 0.1 else 2
+    return Metric(row.name, row.title, *_WRITTEN.get(row.unit, fine), row.better)
+
+
+METRICS = {name: shown(row) for name, row in catalog.METRICS.items()}
 
 SELECTIONS = {
     "last": "Last epoch",
@@ -65,9 +70,15 @@ SELECTIONS = {
 }
 
 
-def metric(name: str) -> Metric:
+def metrics_of(summary: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics of a comparison, by name: everybody's, and its task's own."""
+    own = (catalog.Metric(**row) for row in summary.get("metrics", ()))
+    return {**METRICS, **{row.name: shown(row) for row in own}}
+
+
+def metric(name: str, summary: Mapping[str, Any] | None = None) -> Metric:
     """The metric of that name; an unknown one is shown as it is, larger taken as better."""
-    known = METRICS.get(name)
+    known = metrics_of(summary or {}).get(name)
     return known or Metric(name, name.replace("_", " "), "", "", 1.0, 4, True)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from losslab.report.folder import Json, RunFolder
 from losslab.report.numbers import (
-    METRICS,
     NONE,
     SELECTIONS,
     Metric,
@@ -21,6 +20,7 @@ from losslab.report.numbers import (
     listing,
     mean_sd_text,
     metric,
+    metrics_of,
     p_text,
     seconds_text,
     share_text,
@@ -84,7 +84,7 @@ def change(row: Metric, entry: Mapping[str, Any]) -> Change:
 
 def cards(folder: RunFolder) -> list[Card]:
     """The verdicts in reading order, what changed most first."""
-    row = metric(folder.metric)
+    row = metric(folder.metric, folder.summary)
     return [_card(label, row, folder.comparisons[label]) for label in folder.ordered]
 
 
@@ -120,7 +120,7 @@ def title(folder: RunFolder) -> str:
 
 def facts(folder: RunFolder) -> list[tuple[str, str]]:
     """The line under the title: task, metric, seeds, date."""
-    row, seeds = metric(folder.metric), len(folder.seeds)
+    row, seeds = metric(folder.metric, folder.summary), len(folder.seeds)
     ends = [str((r.get("timing") or {}).get("finished") or "") for r in folder.records]
     named = [
         ("Task", str(folder.configuration["task"]["name"])),
@@ -135,14 +135,14 @@ def facts(folder: RunFolder) -> list[tuple[str, str]]:
 
 def margin_text(folder: RunFolder) -> str:
     """The margin with its unit: ``±0.50 percentage points``."""
-    row = metric(folder.metric)
+    row = metric(folder.metric, folder.summary)
     return f"±{size_text(row, folder.summary['margin'])} {row.difference_unit}".strip()
 
 
 def results(folder: RunFolder) -> list[Table]:
     """One table a metric: the three ways to choose an epoch side by side, mean ± sd over seeds."""
-    first = metric(folder.metric)
-    rows = [first, *(row for row in METRICS.values() if row.name != first.name)]
+    first = metric(folder.metric, folder.summary)
+    rows = [first, *(row for row in metrics_of(folder.summary).values() if row.name != first.name)]
     return [_results(folder, row) for row in rows]
 
 
@@ -164,7 +164,8 @@ def _mean_cell(row: Metric, entry: Mapping[str, Any], seeds: int) -> Cell:
 
 def other_metrics(folder: RunFolder) -> Table:
     """Every loss's change in each of the other metrics, at the selection of the verdicts."""
-    rows = [row for row in METRICS.values() if row.name != folder.metric]
+    known = metrics_of(folder.summary).values()
+    rows = [row for row in known if row.name != folder.metric]
     compared = folder.summary["comparisons"][folder.selection]
     lines = []
     for label in folder.ordered:
@@ -181,7 +182,7 @@ def _change_cell(shown: Change) -> Cell:
 
 def per_seed(folder: RunFolder) -> Table:
     """Every run in one line, diverged ones too."""
-    row = metric(folder.metric)
+    row = metric(folder.metric, folder.summary)
     lines = [
         (label, _run_cells(row, record))
         for label in folder.labels
@@ -224,7 +225,7 @@ class ControlRow:
 
 def controls(folder: RunFolder) -> list[ControlRow]:
     """Each loss that has a control, beside it."""
-    row, against = metric(folder.metric), folder.summary["against_control"]
+    row, against = metric(folder.metric, folder.summary), folder.summary["against_control"]
     direct = against[folder.selection][folder.metric]
     return [
         ControlRow(

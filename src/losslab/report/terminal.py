@@ -63,7 +63,7 @@ class _Printer(Printer):
     def __init__(self, console: Console, summary: Mapping[str, Any]) -> None:
         super().__init__(console)
         self.numbers = 3 if console.width >= 72 else 2 if console.width >= 54 else 1
-        self.metric = metric(summary["metric"])
+        self.metric = metric(summary["metric"], summary)
         self.comparisons = comparisons_of(summary)
         self.means = summary["table"][summary["selection"]]
         self.baseline = str(summary["baseline"])
@@ -73,9 +73,9 @@ class _Printer(Printer):
         table = Table(box=box.SIMPLE_HEAD if self.ruled else None, pad_edge=False, show_edge=False)
         table.add_column("Loss", overflow="fold", min_width=10)
         table.add_column("Verdict", max_width=14)
-        change = "Difference" if self.metric.name == "accuracy" else self.metric.title
         unit = self.metric.difference_unit.replace("percentage ", "% ")
-        headings = (f"{change}\n{unit}".rstrip(), "p\n(corr.)", "Accuracy\n%")
+        own = f"{self.metric.title}\n{self.metric.unit}"
+        headings = (f"Difference\n{unit}".rstrip(), "p\n(corr.)", own.rstrip())
         for heading in headings[: self.numbers]:
             table.add_column(self.text(heading), justify="right", no_wrap=True)
         ordered = what_changed_most(self.comparisons)
@@ -100,7 +100,7 @@ class _Printer(Printer):
         lines = []
         for label in what_changed_most(self.comparisons):
             changes = [
-                self._change(metric(name), label, entries[label]["verdict"])
+                self._change(metric(name, summary), label, entries[label]["verdict"])
                 for name, entries in by_metric.items()
                 if name != self.metric.name and entries[label]["verdict"] in ("better", "worse")
             ]
@@ -122,7 +122,7 @@ class _Printer(Printer):
         numbers = (
             change if interval == NONE else f"{change}\n{interval}",
             p_text(entry.get("p_adjusted")),
-            mean_sd_text(metric("accuracy"), self.means[label]["accuracy"]),
+            mean_sd_text(self.metric, self.means[label][self.metric.name]),
         )
         shown = [self.text(number) for number in numbers[: self.numbers]]
         return [self.text(label), self._verdict(label, entry), *shown]

@@ -24,6 +24,7 @@ from torch import Tensor
 from losslab.errors import InputError
 from losslab.experiment.tasks.cifar_pickle import read_batch
 from losslab.experiment.tasks.cifar_sprites import SIDE, is_sprites, read_sprites
+from losslab.experiment.tasks.official import check_labels, places
 
 PIXELS = 3 * SIDE * SIDE
 WHERE_TO_GET = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -103,7 +104,7 @@ def read_cifar(
     place, version = _find(name, data_dir)
     read = _read_official(place, version) if version else read_sprites(place, class_names)
     for split, (_, labels) in read.items():
-        _check_labels(f"{place}, {split} labels", labels, len(class_names))
+        check_labels(f"{place}, {split} labels", labels, len(class_names))
     return _in_order(*read["train"]), _in_order(*read["test"])
 
 
@@ -114,13 +115,8 @@ def _find(name: str, data_dir: str | Path | None) -> tuple[Path, Official | None
         f"{name} is read from {', '.join(v.archive for v in versions)}, unpacked or not "
         f"({WHERE_TO_GET}), or from sprites with a meta.json"
     )
-    if data_dir is None:
-        raise InputError(f"{wanted}; say with data_dir (--data-dir) in which folder they are.")
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise InputError(f"{wanted}; the data_dir {root} is not a folder.")
-    places = [root / sub for sub in FOLDERS[name]] + [root]
-    for place in places:
+    looked = places(wanted, data_dir, FOLDERS[name])
+    for place in looked:
         if is_sprites(place):
             return place, None
         for version in versions:
@@ -130,8 +126,7 @@ def _find(name: str, data_dir: str | Path | None) -> tuple[Path, Official | None
         for version in versions:
             if (place / version.archive).is_file():
                 return place / version.archive, version
-    looked = ", ".join(str(place) for place in places)
-    raise InputError(f"{wanted}; none found. Looked in {looked}.")
+    raise InputError(f"{wanted}; none found. Looked in {', '.join(map(str, looked))}.")
 
 
 def _read_official(place: Path, version: Official) -> dict[str, tuple[Tensor, Tensor]]:
@@ -201,16 +196,6 @@ def _decode(where: str, content: bytes, version: Official) -> tuple[Tensor, Tens
         pixels = records[:, version.label_bytes :]
         targets = torch.from_numpy(records[:, version.label_bytes - 1].astype(np.int64))
     return torch.from_numpy(pixels.reshape(-1, 3, SIDE, SIDE).copy()), targets
-
-
-def _check_labels(where: str, labels: Tensor, classes: int) -> None:
-    beyond = ((labels < 0) | (labels >= classes)).nonzero()[:, 0]
-    if len(beyond):
-        first = int(beyond[0])
-        raise InputError(
-            f"{where}: expected 0..{classes - 1}; got {int(labels[first])} at example {first}. "
-            "Is it another set's file, or a damaged one?"
-        )
 
 
 def _in_order(images: Tensor, labels: Tensor) -> Examples:

@@ -92,7 +92,9 @@ def read_batch(where: str, content: bytes, label_key: str) -> tuple[np.ndarray, 
         InputError: If it is no pickle, names anything but numpy's arrays, or holds something else.
     """
     try:
-        batch = _Reader(io.BytesIO(content), encoding="bytes").load()
+        return _fields(where, _Reader(io.BytesIO(content), encoding="bytes").load(), label_key)
+    except InputError:
+        raise
     except _Refused as refused:
         raise InputError(
             f"{where}: the pickle asks for {refused}, which a batch of images has no use for; "
@@ -103,7 +105,6 @@ def read_batch(where: str, content: bytes, label_key: str) -> tuple[np.ndarray, 
             f"{where}: expected a pickled batch of images; it is damaged, cut short or another "
             f"file ({type(error).__name__}: {error}). Download it again."
         ) from None
-    return _fields(where, batch, label_key)
 
 
 def _fields(where: str, batch: Any, label_key: str) -> tuple[np.ndarray, list[int]]:

@@ -97,7 +97,8 @@ def _tiles(path: Path) -> np.ndarray:
 
 def _labels(path: Path) -> np.ndarray:
     try:
-        labels = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            labels = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"{path}: cannot be read as an array of labels ({error}). {AGAIN}"
