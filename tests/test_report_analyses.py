@@ -1038,3 +1038,15 @@ def test_a_trained_model_from_logits_to_figures(draw: Any) -> None:
         "representation": ["representation"],
         "curvature": [],
     }
+
+
+def test_what_a_value_is_of_stands_beside_its_name() -> None:
+    """Break: gradient noise without the batch size that it is for."""
+    found = {
+        "curvature": Finding({"noise.trace": 0.5, "hessian.trace": 2.0}, {"batch_size": 32}, ())
+    }
+    text = printed(lambda c: print_one_model(found, c, report=None), 120)
+    assert "Tr Σ (batches of 32)" in text and "Tr H  " in text
+    entry = {"unit": "", "better": None, "table": {"CE": {"mean": 0.5}}, "of": "batches of 8"}
+    heading = words.written_entry("curvature", "noise.trace", entry).heading
+    assert heading == "Tr Σ (batches of 8)"

@@ -109,7 +109,7 @@ def section_of_one(
     notices = tuple(Notice("warning", with_minus(flag)) for flag in flags)
     suspected = masked({label: [{"text": flag} for flag in flags]})
     view = View(name, findings, looks, masked=suspected)
-    return _section(view, request, analysis, notices, (label,), _alone(analysis, values))
+    return _section(view, request, analysis, notices, (label,), _alone(analysis, values, details))
 
 
 def _warnings(flags: Mapping[str, Sequence[Json]]) -> tuple[Notice, ...]:
@@ -188,10 +188,11 @@ def _clarity(compared: Json) -> float | None:
     return mean / (0.5 * (high - low)) if high > low else None
 
 
-def _alone(analysis: str, values: Json) -> list[ValueRow]:
+def _alone(analysis: str, values: Json, details: Json) -> list[ValueRow]:
     rows = []
     for name, value in values.items():
         known = ANALYSES[analysis].quantity(name)
-        how = written(analysis, name, known.unit, known.better, [value])
+        of = known.told_of(details)
+        how = written(analysis, name, known.unit, known.better, [value], of)
         rows.append(ValueRow(how, (ValueCell(how.text(value), finite(value)),)))
     return rows

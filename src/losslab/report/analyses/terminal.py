@@ -79,7 +79,7 @@ def print_one_model(found: Mapping[str, Finding], console: Console, *, report: P
             console.print()
         console.print(printer.text(request, "bold"))
         if finding.values:
-            console.print(_alone(printer, request.partition("(")[0], finding.values))
+            console.print(_alone(printer, request.partition("(")[0], finding))
         _warn(printer, map(with_minus, finding.flags))
     if report is not None:
         console.print(printer.text(f"All values and pictures: {report}"), soft_wrap=True)
@@ -129,13 +129,14 @@ def _change(how: Written, compared: Json, printer: Printer) -> Text:
     return printer.text(text, shown.terminal)
 
 
-def _alone(printer: Printer, analysis: str, values: Mapping[str, float]) -> Table:
-    table = _table(printer)
+def _alone(printer: Printer, analysis: str, finding: Finding) -> Table:
+    table, values = _table(printer), finding.values
     table.add_column("Value", overflow="fold")
     table.add_column("This model", justify="right", no_wrap=True)
     for name in headline(analysis, values):
         known = ANALYSES[analysis].quantity(name)
-        how = written(analysis, name, known.unit, known.better, [values[name]])
+        of = known.told_of(finding.details)
+        how = written(analysis, name, known.unit, known.better, [values[name]], of)
         table.add_row(printer.text(how.heading), printer.text(how.text(values[name])))
     return table
 

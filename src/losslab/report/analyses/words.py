@@ -242,17 +242,21 @@ class Written:
 
 
 def written(
-    analysis: str, name: str, unit: str, better: bool | None, sizes: Iterable[Any]
+    analysis: str, name: str, unit: str, better: bool | None, sizes: Iterable[Any], of: str = ""
 ) -> Written:
-    """How a value is written whose means over the runs of the losses are ``sizes``."""
+    """How a value is written whose means over the runs of the losses are ``sizes``.
+
+    ``of`` is what it is a value of, where its name does not say all: ``batches of 128``.
+    """
     digits = 2 if unit == "points" else _digits([abs(x) for x in map(finite, sizes) if x])
-    return Written(name, title(analysis, name), unit, digits, better)
+    told = title(analysis, name) + (f" ({of})" if of else "")
+    return Written(name, told, unit, digits, better)
 
 
 def written_entry(analysis: str, name: str, entry: Mapping[str, Any]) -> Written:
     """How a value of a summary is written."""
     sizes = [cell["mean"] for cell in entry["table"].values()]
-    return written(analysis, name, entry["unit"], entry["better"], sizes)
+    return written(analysis, name, entry["unit"], entry["better"], sizes, entry.get("of", ""))
 
 
 def _digits(sizes: Sequence[float]) -> int | None:
