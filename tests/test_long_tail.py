@@ -13,9 +13,10 @@ from losslab.errors import InputError
 from losslab.experiment.plan import Comparison, make_plan, with_counts
 from losslab.experiment.task import tensors_of
 from losslab.experiment.tasks.build import build_task
-from losslab.experiment.tasks.long_tail import exponential_counts, shot_metrics, thinned
+from losslab.experiment.tasks.long_tail import exponential_counts, thinned
 from losslab.experiment.tasks.options import TaskOptions
 from losslab.experiment.train import train
+from losslab.metrics.shots import shot_metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

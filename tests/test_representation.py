@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -291,3 +292,32 @@ def test_constant_features_are_counted():
         model[0].weight[:2], model[0].bias[:2] = 0, -1
         model[0].bias[2:] = 10
     assert linear_probe(model, TRAIN, TEST).details["constant_features"] == 2
+
+
+def test_balanced_batches_make_classes_alike():
+    """Oracle: counting what the new layer is given; and the classifier that class weights make
+    (cRT is in expectation the loss weighted by 1/n_k). Break: examples in proportion, or once
+    each."""
+    target = torch.cat([torch.zeros(900), torch.ones(90), torch.full((10,), 2)]).long()
+    seen = []
+
+    class Counting(nn.CrossEntropyLoss):
+        def forward(self, logits, goal):
+            seen.append(torch.bincount(goal, minlength=3))
+            return super().forward(logits, goal)
+
+    inputs = nn.functional.one_hot(target, 3).float() + 0.3 * torch.randn(1000, 3)
+    model = nn.Sequential(nn.Identity(), nn.Linear(3, 3))
+    given = model, (inputs, target), (inputs, target)
+    found = retrain_output_layer(*given, epochs=5, balanced=True, criterion=Counting())
+    drawn = torch.stack(seen).sum(0)
+    assert drawn.sum() == 5000
+    assert (drawn / 5000 - 1 / 3).abs().max() < 5 * math.sqrt(2 / 9 / 5000)
+    rest = {"accuracy_many", "accuracy_medium", "accuracy_few", "balanced_accuracy"}
+    assert rest <= found.values.keys() and found.details["recipe"]["balanced"]
+    groups = [found.values[f"accuracy_{name}"] for name in ("many", "medium", "few")]
+    assert found.values["balanced_accuracy"] == pytest.approx(sum(groups) / 3)
+    seen.clear()
+    plain = retrain_output_layer(*given, epochs=2, criterion=Counting())
+    assert torch.stack(seen).sum(0).tolist() == [1800, 180, 20]
+    assert "balanced_accuracy" not in plain.values

@@ -227,6 +227,11 @@ ANALYSES = {
                     ("accuracy", _RATE_UP),
                     ("accuracy_before", _RATE_UP),
                     ("train_accuracy", _RATE),
+                    ("balanced_accuracy", _RATE_UP),
+                    ("balanced_accuracy_before", _RATE_UP),
+                    ("accuracy_many", _RATE_UP),
+                    ("accuracy_medium", _RATE_UP),
+                    ("accuracy_few", _RATE_UP),
                     ("nll", _NATS_DOWN),
                 )
             },

@@ -68,6 +68,7 @@ def representation(
     epochs: int = 20,
     lr: float = 0.1,
     weight_decay: float = 1e-4,
+    balanced: bool = False,
     probe: bool = True,
 ) -> Finding:
     """What the features are worth to a new output layer, and to a logistic regression."""
@@ -81,6 +82,7 @@ def representation(
             epochs=epochs,
             lr=lr,
             weight_decay=weight_decay,
+            balanced=balanced,
             seed=subject.seed,
             device=subject.device,
         )

@@ -118,6 +118,7 @@ CHECKS: Mapping[str, Mapping[str, Check]] = {
         "epochs": _whole,
         "lr": positive,
         "weight_decay": _at_least_0,
+        "balanced": _yes_or_no,
         "probe": _yes_or_no,
     },
     "curvature": {"loss": _loss, "examples": _whole, "probes": partial(_whole, least=2)},

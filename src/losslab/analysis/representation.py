@@ -19,6 +19,7 @@ from losslab.analysis.classifier import Data
 from losslab.analysis.features import features_of, output_layer
 from losslab.analysis.finding import Finding
 from losslab.errors import InputError
+from losslab.metrics.shots import shot_metrics
 
 
 @torch.inference_mode(False)
@@ -35,6 +36,7 @@ def retrain_output_layer(
     weight_decay: float = 1e-4,
     batch_size: int = 128,
     decay_every: int = 5,
+    balanced: bool = False,
     criterion: nn.Module | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -55,13 +57,19 @@ def retrain_output_layer(
         weight_decay: Of SGD, on weights and biases.
         batch_size: Examples a step.
         decay_every: Epochs between decays.
+        balanced: Draw the batches class by class, each as likely as the others, instead of every
+            example once an epoch: the retrained classifier (cRT) of Kang et al. 2020, for long
+            tails.
         criterion: What the new layer is trained with, as it stands; cross-entropy if left out.
         seed: Decides the new layer's start and the order of its batches.
         device: Where the model and the layer compute.
 
     Returns:
         ``accuracy``, ``nll`` (test) and ``train_accuracy`` of the new layer after the last epoch,
-        ``accuracy_before`` of the model as it came (test).
+        ``accuracy_before`` of the model as it came (test). With ``balanced`` also
+            ``balanced_accuracy``, ``balanced_accuracy_before`` and the new layer's accuracies over
+            classes with many, a medium number of and few training examples, as far as there are
+            any (``accuracy_many``, …: `losslab.metrics.shots`).
 
     Raises:
         InputError: If no ``nn.Linear`` is found to produce the logits, or a number of the recipe
@@ -77,7 +85,7 @@ def retrain_output_layer(
     Source: Zhao et al. 2022, section 5.3 and appendix C (20 epochs, learning rate 0.1, times 0.1
     every 5), after Kang et al. 2020. Momentum, weight decay and batch size are not stated there.
     """
-    recipe = _Recipe(epochs, lr, momentum, weight_decay, batch_size, decay_every, seed)
+    recipe = _Recipe(epochs, lr, momentum, weight_decay, batch_size, decay_every, seed, balanced)
     recipe.check()
     name = output_layer(model, train, layer, device=device)
     features, before, target = features_of(model, name, train, device, incoming=True)
@@ -98,6 +106,11 @@ def retrain_output_layer(
             "nll": metrics.nll(test_logits, test_target).item(),
             "train_accuracy": metrics.accuracy(logits, target).item(),
         }
+        if balanced:
+            values["balanced_accuracy_before"] = metrics.balanced_accuracy(
+                test_before, test_target
+            ).item()
+            values |= _by_class(test_logits, test_target, target)
     else:
         flags = (
             f"The new output layer diverged at the learning rate {lr:g}; its features are as large "
@@ -192,6 +205,7 @@ class _Recipe:
     batch_size: int
     decay_every: int
     seed: int
+    balanced: bool = False
 
     def check(self) -> None:
         for name in ("epochs", "batch_size", "decay_every"):
@@ -235,7 +249,7 @@ def _learn(
     for epoch in range(recipe.epochs):
         optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
         total = torch.zeros((), device=features.device)
-        order = torch.randperm(len(target), generator=generator).to(features.device)
+        order = _order(target.cpu(), recipe.balanced, generator).to(features.device)
         for rows in order.split(recipe.batch_size):
             optimizer.zero_grad()
             loss = criterion(layer(features[rows]), target[rows])
@@ -244,6 +258,23 @@ def _learn(
             total += loss.detach() * len(rows)
         losses.append(total.item() / len(target))
     return losses
+
+
+def _order(target: Tensor, balanced: bool, generator: torch.Generator) -> Tensor:
+    """The examples of an epoch: each once, or so many of classes that are all as likely."""
+    if not balanced:
+        return torch.randperm(len(target), generator=generator)
+    chance = 1 / torch.bincount(target)[target].double()
+    return torch.multinomial(chance, len(target), replacement=True, generator=generator)
+
+
+def _by_class(logits: Tensor, target: Tensor, train_target: Tensor) -> dict[str, float]:
+    """Accuracies that do not drown the rare classes."""
+    kept = metrics.examples(logits, target)
+    sizes = torch.bincount(train_target, minlength=logits.shape[1])
+    found = {row.name: row.measured(kept) for row in shot_metrics(sizes.tolist())}
+    found["balanced_accuracy"] = metrics.balanced_accuracy(logits, target).item()
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _fit(probe: Any, inputs: Any, target: Any) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,9 +16,7 @@ from torch.utils.data import TensorDataset
 from losslab.errors import InputError
 from losslab.experiment.task import Task, tensors_of
 from losslab.experiment.tasks.assemble import with_description
-from losslab.metrics import Examples, Metric
-
-MANY, FEW = 100, 20
+from losslab.metrics.shots import shot_metrics
 
 
 def long_tailed(task: Task, imbalance: float, seed: int = 0) -> Task:
@@ -91,31 +88,3 @@ def _chosen(target: Tensor, counts: Sequence[int], seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + label)
         kept.append(members[torch.randperm(len(members), generator=generator)[:count]])
     return torch.cat(kept).sort().values
-
-
-def shot_metrics(counts: Sequence[int]) -> tuple[Metric, ...]:
-    """Accuracy over the classes with more than 100, 20 to 100, and fewer than 20 training examples.
-
-    The thresholds of Liu et al. 2019, which Kang et al. 2020 and Zhao et al. 2022 (table 3) use. A
-    group without a class has no metric.
-    """
-    sizes = torch.tensor(counts)
-    groups = {
-        "many": ("more than 100", sizes > MANY),
-        "medium": ("20 to 100", (sizes <= MANY) & (sizes >= FEW)),
-        "few": ("fewer than 20", sizes < FEW),
-    }
-    return tuple(
-        Metric(
-            f"accuracy_{name}",
-            f"Accuracy, classes of {words}",
-            measure=partial(_accuracy_of, inside=inside),
-        )
-        for name, (words, inside) in groups.items()
-        if inside.any()
-    )
-
-
-def _accuracy_of(kept: Examples, inside: Tensor) -> Tensor:
-    """Share right of the examples whose class is in the group; NaN if there are none."""
-    return kept["correct"][inside[kept["target"]]].double().mean()
