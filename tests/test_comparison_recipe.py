@@ -1,14 +1,16 @@
 """Comparisons as recipes, and what becomes of a paper's claims."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
 
-import losslab
 from losslab.errors import InputError
 from losslab.experiment import findings
 from losslab.experiment.claims import judge_claims
 from losslab.experiment.comparison_recipe import read_comparison
+from losslab.experiment.plan import canonical_spec
 from losslab.experiment.recipe import kind_of, read_recipe, recipe_names, recipe_toml
 from losslab.experiment.recipe_text import parse
 from losslab.experiment.runner import run
@@ -132,7 +134,7 @@ def test_packaged_recipes_are_sound():
             recipe = read_comparison(name, size=size)
             assert recipe.name == name and recipe.claims and recipe.differs
             for spec in recipe.losses.values():
-                assert losslab.loss(spec).spec == spec
+                assert canonical_spec(spec) == spec
             assert f'"{recipe.source}"' in recipe_toml(name)
 
 
@@ -268,7 +270,8 @@ def test_ratios_are_judged_by_logarithms(done):
         assert claim["p_adjusted"] == pytest.approx(min(1, 2 * test.pvalue))
     assert [claim["mark"] for claim in found] == ["reproduced", "contradicted"]
     row = claim_rows({"claims": found})[0]
-    assert row.difference == f"×{ratio:.3g}" and row.interval.startswith("[×")
+    shown = [float(x) for x in re.findall(r"×([\d.]+)", f"{row.difference} {row.interval}")]
+    assert shown == pytest.approx([ratio, *ends], rel=1e-2)
 
 
 def test_ratios_of_values_that_are_not_positive_are_not_measured(done):
@@ -305,3 +308,16 @@ def test_metrics_that_the_task_does_not_record_are_named(read, tmp_path):
     by_energy = RECIPE.replace("[losses]", '[decision]\nmetric = "energy"\n\n[losses]')
     with pytest.raises(InputError, match=r"line 11: expected metric to be a metric \(accuracy"):
         read(by_energy).comparison(tmp_path)
+
+
+def test_two_values_of_the_same_models_are_told_apart():
+    """By hand: the names where they differ, else the options that do."""
+    base = {"loss": "CE", "against": "CE", "mark": "reproduced", "means": [2.0, 1.0], "mean": 1.0,
+            "low": 0.5, "high": 1.5, "p_adjusted": 0.01, "n": 3, "unit": "", "published": {},
+            "text": "A"}  # fmt: skip
+    options = 'curvature(loss="mixed(focus=0)", probes=20)/hessian.trace'
+    other = "curvature(loss=cross_entropy, probes=20)/hessian.trace"
+    row = claim_rows({"claims": [{**base, "value": options, "against_value": other}]})[0]
+    assert row.here == "loss=cross_entropy 1.000, loss=mixed(focus=0) 2.000"
+    names = {"value": "margins/logits.mean", "against_value": "margins/logits.median"}
+    assert claim_rows({"claims": [{**base, **names}]})[0].here.startswith("logits.median 1")

@@ -158,7 +158,7 @@ def test_evaluate_is_the_single_functions_as_plain_numbers():
     """Oracle: the functions one by one; a metric under another's name fails it."""
     logits, target = sample(0, 40, 5)
     scores = metrics.evaluate(logits.float(), target.int())
-    assert tuple(scores) == metrics.METRICS
+    assert tuple(scores) == tuple(metrics.METRICS)
     for name, value in scores.items():
         assert type(value) is float
         single = getattr(metrics, name)(logits.float(), target).double()

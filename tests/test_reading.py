@@ -126,6 +126,19 @@ def test_tokens_are_measured_without_padding():
     assert len(result.examples["log_odds"]) == int(kept.sum())
 
 
+def test_a_batch_without_a_row_is_measured_as_nothing():
+    """Oracle: the data without its sentences of padding, which fill a batch. Metrics of no row
+    would be refused."""
+    data = sentences(12, 2)
+    words, target = (torch.cat([part, part[:8]]) for part in data.tensors)
+    target[-8:] = -100
+    full = Listed(TensorDataset(words, target), lambda *pair: pair)  # the last 4 fill a batch
+    padded = train(tokens_task(validation=full), losslab.loss("cross_entropy"), seed=1)
+    plain = train(tokens_task(validation=data), losslab.loss("cross_entropy"), seed=1)
+    found, expected = (run.results["last"]["validation"] for run in (padded, plain))
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("spec", ["cross_entropy", "encouraging", "mixed(focus=0.3)"])
 def test_tokens_in_pieces_have_the_gradient_of_the_batch(spec):
     """Oracle: the run without pieces. Weights by sentences in place of tokens would differ."""

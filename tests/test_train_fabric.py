@@ -32,10 +32,10 @@ from losslab.experiment import launch, records, runner
 from losslab.experiment.checkpoint import Checkpoint
 from losslab.experiment.launch import Training, machine_for
 from losslab.experiment.plan import make_plan
-from losslab.reading import Reading
 from losslab.experiment.records import canonical_json
 from losslab.experiment.shares import divided, shares
 from losslab.experiment.train import Stopped, train
+from losslab.reading import Reading
 
 HERE = Path(__file__).parent
 TIMEOUT = 180

@@ -337,15 +337,13 @@ def _tell_of_others(folder: Path) -> None:
 
 def _labelled(text: str) -> tuple[str, str]:
     """``LABEL:LOSS`` or ``LOSS``, which labels itself by its canonical spec."""
-    import losslab
-    from losslab.experiment.plan import with_counts
+    from losslab.experiment.plan import canonical_spec
 
     label, colon, spec = text.partition(":")
     if not colon:
         label, spec = "", text
-    tried = with_counts(spec, [1, 1])
-    canonical = losslab.loss(tried).spec
-    return label.strip() or (canonical if tried == spec else spec.strip()), spec  # type: ignore[return-value]
+    canonical = canonical_spec(spec)
+    return label.strip() or canonical, spec
 
 
 def _milestones(text: str | None) -> tuple[float, ...] | None:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from losslab.experiment.batches import Batches, Reseed, derive_seed, own_randomness
-from losslab.reading import Reading
 from losslab.experiment.stack import Stack, Unstackable
 from losslab.experiment.stack_losses import StackLosses, alike
 from losslab.experiment.stack_optimizer import StackOptimizer, rates_of, refuses
@@ -32,6 +31,7 @@ from losslab.experiment.watch import (
     check_outputs,
     followed_splits,
 )
+from losslab.reading import Reading
 
 Scale = float | Callable[[float], float]
 FEWEST = 4  # runs that are worth a stack

@@ -208,6 +208,9 @@ class Split:
                 f"(examples, classes), but got {tuple(logits.shape)}; correct the model or "
                 "the task's num_classes."
             )
+        if not len(labels):  # a batch of nothing but padding or background
+            one = metrics.examples(logits.new_zeros(1, self.classes), labels.new_zeros(1))
+            return {name: values[:0] for name, values in one.items()}
         return metrics.examples(logits, labels)
 
 

@@ -22,7 +22,7 @@ from losslab.analysis.request import Request
 from losslab.errors import InputError, nearest
 from losslab.experiment.claims import Claim
 from losslab.experiment.findings import data_from, source_of
-from losslab.experiment.plan import Comparison
+from losslab.experiment.plan import Comparison, canonical_spec
 from losslab.experiment.recipe import recipe_file
 from losslab.experiment.recipe_lines import KeyPath
 from losslab.experiment.recipe_parts import read_losses, read_seeds
@@ -182,7 +182,7 @@ def read_comparison(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise top.wrong("name", "letters, digits, '-', '_' and '.' (it names folders)", name)
     rates = _read_rates(top)
-    losses = read_losses(top, rates)
+    losses = read_losses(top, rates, canonical_spec)
     analyses = _read_analyses(top)
     task, options, adversarial, resample = _read_task(top, given)
     metric, selection, margin = _read_decision(top)

@@ -20,9 +20,9 @@ from losslab import metrics
 from losslab.errors import InputError
 from losslab.experiment.batches import Split
 from losslab.experiment.launch import Machine, Part, Training, processes
-from losslab.reading import Objective, Reading
 from losslab.experiment.shares import shares
 from losslab.inputs import taken
+from losslab.reading import Objective, Reading
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from losslab.reading import Reading
 from losslab.experiment.task import Task, tensors_of
+from losslab.reading import Reading
 
 
 def label_counts(task: Task, split: str) -> Tensor:

@@ -18,11 +18,11 @@ from losslab.errors import InputError, nearest
 from losslab.experiment import records
 from losslab.experiment.labels import label_counts
 from losslab.experiment.launch import Training, processes
-from losslab.reading import Reading
 from losslab.experiment.records import SELECTIONS
 from losslab.experiment.summary import stored
 from losslab.experiment.task import Task
 from losslab.metrics import METRICS, Metric
+from losslab.reading import Reading
 
 _COUNTS = re.compile(r"\bcounts\s*=\s*train\b")
 LossMaker = str | Callable[[], nn.Module]
@@ -287,6 +287,15 @@ def with_counts(spec: str, counts: Sequence[int]) -> str:
     return _COUNTS.sub(f"counts={list(counts)}", spec)
 
 
+def canonical_spec(spec: str) -> str:
+    """The canonical spelling of a spec; one with ``counts=train`` is checked and stays as it is."""
+    import losslab
+
+    tried = with_counts(spec, [1, 1])
+    canonical: str = losslab.loss(tried).spec  # type: ignore[assignment]
+    return canonical if tried == spec else spec.strip()
+
+
 def _counted(loss: LossMaker, task: Task) -> LossMaker:
     if not isinstance(loss, str) or not _COUNTS.search(loss):
         return loss
@@ -310,8 +319,9 @@ def _controls(arms: Sequence[Arm], epochs: int) -> tuple[list[Arm], dict[str, st
     baseline, volume = arms[0], _volumes(arms[0], epochs)
     controls, skipped = [], {}
     for arm in arms[1:]:
+        rate = arm.lr_scale if isinstance(arm.lr_scale, float) else 1.0
         ratios = [
-            math.nan if mine is None or its is None or its <= 0 else mine / its
+            math.nan if mine is None or its is None or its <= 0 else mine / its * rate
             for mine, its in zip(_volumes(arm, epochs), volume, strict=True)
         ]
         if not all(0 < ratio < math.inf for ratio in ratios):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -231,7 +231,17 @@ def read_training(top: Section) -> Training:
     )
 
 
-def read_losses(top: Section, rates: Mapping[str, float] | None = None) -> dict[str, str]:
+def _canonical(spec: str) -> str:
+    import losslab
+
+    return losslab.loss(spec).spec  # type: ignore[return-value]
+
+
+def read_losses(
+    top: Section,
+    rates: Mapping[str, float] | None = None,
+    canonical: Callable[[str], str] = _canonical,
+) -> dict[str, str]:
     """[losses]: canonical spec by label; one may come again at another of ``rates``."""
     rates = rates or {}
     section = top.table("losses", ())
@@ -240,7 +250,7 @@ def read_losses(top: Section, rates: Mapping[str, float] | None = None) -> dict[
         _refuse_blank(section, label)
         written = section.string(label)
         try:
-            spec = _canonical(written)
+            spec = canonical(written)
         except InputError as error:
             raise section.error(label, str(error)) from None
         for other, known in losses.items():
@@ -257,12 +267,6 @@ def read_losses(top: Section, rates: Mapping[str, float] | None = None) -> dict[
 def _refuse_blank(section: Section, name: str) -> None:
     if not name.strip():
         raise section.error(name, "a name must not be empty.")
-
-
-def _canonical(spec: str) -> str:
-    import losslab
-
-    return losslab.loss(spec).spec  # type: ignore[return-value]
 
 
 def read_seeds(top: Section) -> tuple[int, ...]:

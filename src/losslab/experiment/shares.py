@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from losslab.errors import InputError
-from losslab.reading import Objective, Reading
 from losslab.inputs import length, taken
+from losslab.reading import Objective, Reading
 
 
 def divided(rows: int, parts: int) -> list[slice]:

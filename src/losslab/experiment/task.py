@@ -21,8 +21,8 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from losslab.analysis.attacks import Attack
 from losslab.analysis.ball import as_floats, check_inside, limits_of
 from losslab.errors import InputError
-from losslab.reading import Reading
 from losslab.metrics import METRICS, Metric
+from losslab.reading import Reading
 
 SPLITS = ("train", "validation", "test")
 _SHOWN = 5  # how many bad places a message lists

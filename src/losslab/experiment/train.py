@@ -35,7 +35,6 @@ from losslab.experiment.averaging import WeightAverage
 from losslab.experiment.batches import Batches, Reseed, Split, derive_seed, own_randomness
 from losslab.experiment.checkpoint import Checkpoint, Position, Progress
 from losslab.experiment.launch import Machine, Training, machine_for
-from losslab.reading import Objective, Reading
 from losslab.experiment.task import Task
 from losslab.experiment.watch import (
     Diverged,
@@ -46,6 +45,7 @@ from losslab.experiment.watch import (
     followed_splits,
 )
 from losslab.inputs import length
+from losslab.reading import Objective, Reading
 
 PLAIN = Training()
 

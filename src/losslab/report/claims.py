@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
+from losslab.analysis.analyse import request
 from losslab.report.analyses.words import written
-from losslab.report.numbers import NONE, finite, fixed, p_text, with_minus
+from losslab.report.numbers import NONE, aligned, finite, fixed, p_text, with_minus
 from losslab.report.printing import Printer
 from losslab.report.verdicts import Verdict
 
@@ -74,11 +75,8 @@ def print_claims(summary: Mapping[str, Any], console: Console) -> None:
 def _row(claim: Mapping[str, Any]) -> ClaimRow:
     unit = claim["unit"]
     sides = [claim["loss"], claim["against"]]
-    if sides[0] == sides[1]:  # two values of the same models
-        values = claim["value"], claim["against_value"]
-        sides = [value.rpartition("/")[2] for value in values]
-        if sides[0] == sides[1]:
-            sides = list(values)
+    if sides[0] == sides[1]:
+        sides = _apart(claim["value"], claim["against_value"])
     how = written("", "", unit, None, claim["means"])
     ends = claim["mean"], claim["low"], claim["high"]
     difference, interval = _factors(*ends) if claim.get("ratio") else how.change(*ends)
@@ -101,9 +99,21 @@ def _row(claim: Mapping[str, Any]) -> ClaimRow:
     )
 
 
+def _apart(*values: str) -> list[str]:
+    """What tells two values of the same models apart: their names, or their analyses' options."""
+    names = [value.rpartition("/")[2] for value in values]
+    if names[0] != names[1]:
+        return names
+    one, other = (request(value.rpartition("/")[0]).options for value in values)
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    told = [", ".join(f"{key}={of.get(key, 'default')}" for key in keys) for of in (one, other)]
+    return told if keys else list(values)
+
+
 def _factors(*factors: float | None) -> tuple[str, str]:
     """A ratio and its interval: ``×7.59``, ``[×7.55, ×7.65]``."""
-    ratio, *ends = (NONE if finite(x) is None else f"×{x:.3g}" for x in factors)
+    texts = aligned(list(map(finite, factors)))
+    ratio, *ends = (text if text == NONE else f"×{text}" for text in texts)
     return ratio, "" if NONE in ends else f"[{', '.join(ends)}]"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from losslab.errors import InputError, nearest
 from losslab.experiment.task import Task
-from losslab.experiment.tasks.options import TaskOptions
+from losslab.experiment.tasks.options import TaskOptions, refuse_unused
 
 _BUILT_IN = {
     "digits": "scikit-learn's 1,797 digits of 8×8 pixels, embedded; a run in a third of a second",
@@ -14,10 +15,31 @@ _BUILT_IN = {
     "fashion-mnist": "70,000 images of clothing of 28×28 pixels, read from data_dir; a small CNN",
     "cifar10": "60,000 photos of 32×32 pixels, read from data_dir; a small CNN or the ResNets",
     "cifar100": "the like in 100 classes in place of 10; the same models",
+    "cinic10": "270,000 photos of 32×32 pixels in CIFAR-10's classes; the same models",
+    "imagenet": "1.3 million photos in 1,000 classes, read from data_dir as needed; ResNets",
+    "tiny-imagenet": "110,000 photos of 64×64 pixels in 200 classes, read as needed; the same",
+    "reviews": "22,641 reviews of clothing, rated 1 to 5, read from data_dir; LSTMs",
+    "glue-cola": "GLUE: is a sentence grammatical? read from data_dir; a pretrained encoder",
+    "glue-sst2": "GLUE: does a sentence praise a film? the same models",
+    "glue-mrpc": "GLUE: do two sentences say the same? the same models",
+    "glue-rte": "GLUE: does one sentence follow from another? the same models",
+    "glue-wnli": "GLUE: the like, of sentences with pronouns; the same models",
+    "proteins": "1,113 proteins as graphs, enzymes or not, read from data_dir; GCN with SAGPooling",
+    "nci1": "4,110 chemical compounds as graphs, active or not, read from data_dir; the same model",
+    "multi30k-de-en": "29,000 descriptions of photos to translate, from data_dir; a Transformer",
+    "multi30k-fr-en": "the like from French",
+    "iwslt14-de-en": "160,000 sentences of talks to translate, read from data_dir; a Transformer",
+    "shapes": "made pictures of discs, squares and triangles to find; a small RetinaNet",
+    "coco": "120,000 photos with objects of 80 classes to find, read from data_dir; RetinaNet",
+    "lm": "a language model on texts of your own, a file or folder given as data_dir",
+    "lm-multi30k": "the like on Multi30k's English sentences",
 }
+_PHOTOS = ("cifar10", "cifar100", "cinic10")
 _PATHS = {
     "FILE.csv": "a table (.csv, .tsv, .parquet, .csv.gz) with the column to predict as target",
+    "FILE.csv --text COLUMN": "the same, predicted from the texts of one column; LSTMs",
     "FOLDER": "images by class: FOLDER/CLASS/* or FOLDER/train/CLASS/* and FOLDER/test/CLASS/*",
+    "FOLDER of graphs": "files in the form of the TU collection: FOLDER/NAME_A.txt and the like",
     "FILE.py[:FUNCTION]": "your own data, model and optimiser: a function that returns a Task",
 }
 
@@ -32,16 +54,39 @@ def model_names() -> dict[str, tuple[str, ...]]:
 
     A user's own Python file brings its model along and is not among them.
     """
-    from losslab.experiment.tasks import cifar, digits, images, mnist, table
+    from losslab.experiment.tasks import (
+        cifar,
+        detection,
+        digits,
+        glue,
+        graphs,
+        imagenet,
+        images,
+        lm,
+        mnist,
+        reviews,
+        table,
+        translation,
+    )
 
-    offered = {
+    offered: dict[str, Iterable[str]] = {
         "digits": digits.RECIPES,
         "mnist": mnist.RECIPES,
         "fashion-mnist": mnist.RECIPES,
         "cifar10": cifar.RECIPES,
         "cifar100": cifar.RECIPES,
+        "cinic10": cifar.RECIPES,
+        **dict.fromkeys(imagenet.RECIPES, imagenet.MODELS),
+        "reviews": reviews.RECIPES,
+        **dict.fromkeys(glue.TASKS, glue.MODELS),
+        **dict.fromkeys(graphs.NAMES, graphs.RECIPES),
+        **translation.MODELS,
+        **detection.RECIPES,
+        **dict.fromkeys(lm.TASKS, lm.MODELS),
         "FILE.csv": table.RECIPES,
+        "FILE.csv --text COLUMN": reviews.RECIPES,
         "FOLDER": images.RECIPES,
+        "FOLDER of graphs": graphs.RECIPES,
     }
     return {task: tuple(recipes) for task, recipes in offered.items()}
 
@@ -78,16 +123,29 @@ def _build(name_or_path: str, options: TaskOptions) -> Task:
     from losslab.experiment.tasks.python_file import build_from_file, is_python_file
     from losslab.experiment.tasks.table_file import is_table
 
+    if options.text is not None and not is_table(name_or_path):
+        refuse_unused(name_or_path, options, {"text": "it is no table"})
+    if name_or_path not in _PHOTOS:
+        only = f"only {', '.join(_PHOTOS)} do"
+        refuse_unused(name_or_path, options, {"augment": only, "dropout": only})
     if name_or_path in _BUILT_IN:
         return _build_named(name_or_path, options)
     path = Path(name_or_path).expanduser()
     if is_python_file(name_or_path):
         return build_from_file(str(path), options)
     if is_table(name_or_path):
+        if options.text is not None:
+            from losslab.experiment.tasks.reviews import build_text_table
+
+            return build_text_table(path, options)
         from losslab.experiment.tasks.table import build_table
 
         return build_table(path, options)
     if path.is_dir():
+        from losslab.experiment.tasks.graphs import build_graph_folder, holds_graphs
+
+        if holds_graphs(path):
+            return build_graph_folder(path, options)
         from losslab.experiment.tasks.images import build_images
 
         return build_images(path, options)
@@ -110,6 +168,38 @@ def _build_named(name: str, options: TaskOptions) -> Task:
         from losslab.experiment.tasks.cifar import build_cifar
 
         return build_cifar(name, options)
+    if name in ("imagenet", "tiny-imagenet"):
+        from losslab.experiment.tasks.imagenet import build_imagenet
+
+        return build_imagenet(name, options)
+    if name == "cinic10":
+        from losslab.experiment.tasks.cinic import build_cinic
+
+        return build_cinic(options)
+    if name == "reviews":
+        from losslab.experiment.tasks.reviews import build_reviews
+
+        return build_reviews(options)
+    if name.startswith("glue-"):
+        from losslab.experiment.tasks.glue import build_glue
+
+        return build_glue(name, options)
+    if name in ("proteins", "nci1"):
+        from losslab.experiment.tasks.graphs import build_graphs
+
+        return build_graphs(name, options)
+    if name in ("shapes", "coco"):
+        from losslab.experiment.tasks.detection import build_coco, build_shapes
+
+        return build_shapes(options) if name == "shapes" else build_coco(options)
+    if name in ("lm", "lm-multi30k"):
+        from losslab.experiment.tasks.lm import build_lm
+
+        return build_lm(name, options)
+    if name.startswith(("multi30k-", "iwslt14-")):
+        from losslab.experiment.tasks.translation import build_translation
+
+        return build_translation(name, options)
     from losslab.experiment.tasks.mnist import build_mnist
 
     return build_mnist(name, options)

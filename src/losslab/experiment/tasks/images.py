@@ -242,7 +242,7 @@ def _load_one(path: Path, size: int) -> Tensor:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 upright = ImageOps.exif_transpose(image)
-                square = _to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR)
+                square = to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR)
     except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError, …
         raise InputError(
             f"{path}: cannot be read as an image ({error}). It is damaged or no image: "
@@ -251,7 +251,7 @@ def _load_one(path: Path, size: int) -> Tensor:
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of any Pillow image; 16-bit grey keeps its upper 8 bits, which convert() would clip."""
     import numpy as np
     from PIL import Image

@@ -26,6 +26,7 @@ from losslab.experiment.task import Task
 from losslab.experiment.tasks.assemble import assemble
 from losslab.experiment.tasks.idx import read_idx
 from losslab.experiment.tasks.models import channel_statistics, cnn, liu2016, mlp, standardized
+from losslab.experiment.tasks.official import check_labels, places
 from losslab.experiment.tasks.options import TaskOptions, choose_model, refuse_unused
 from losslab.experiment.tasks.recipe import Recipe
 from losslab.experiment.tasks.split import keep, stratified_split
@@ -132,17 +133,13 @@ def _find(name: str, data_dir: str | Path | None) -> Path:
         f"{name} is read from its four idx files (train-images-idx3-ubyte.gz and the like, "
         f"gzipped or not; {WHERE_TO_GET[name]})"
     )
-    if data_dir is None:
-        raise InputError(f"{wanted}; say with data_dir (--data-dir) where they are.")
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise InputError(f"{wanted}; the data_dir {root} is not a folder.")
-    places = [root / sub for sub in FOLDERS[name]] + [root]
-    for place in places:
+    looked = places(wanted, data_dir, FOLDERS[name])
+    for place in looked:
         if _file(place, "train", "images") is not None:
             return place
-    looked = ", ".join(str(place) for place in places)
-    raise InputError(f"{wanted}; no training images found. Looked in {looked}.")
+    raise InputError(
+        f"{wanted}; no training images found. Looked in {', '.join(map(str, looked))}."
+    )
 
 
 def _file(folder: Path, part: str, kind: str) -> Path | None:
@@ -182,13 +179,7 @@ def _read_pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
 def _check_identity(name: str, folder: Path, labels: Tensor, test_labels: Tensor) -> list[str]:
     """Refuse the other set's files; note it if these are not the official ones."""
     for part, values in (("train", labels), ("t10k", test_labels)):
-        beyond = (values > 9).nonzero()[:, 0]
-        if len(beyond):
-            first = int(beyond[0])
-            raise InputError(
-                f"{folder}, {part} labels: expected 0..9; got {int(values[first])} at example "
-                f"{first}. Is it another set's file?"
-            )
+        check_labels(f"{folder}, {part} labels", values, len(CLASS_NAMES[name]))
     counts = torch.bincount(labels, minlength=10).tolist()
     for other, official in TRAIN_COUNTS.items():
         if other != name and counts == official:

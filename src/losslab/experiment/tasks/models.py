@@ -83,6 +83,12 @@ def _conv_prelu(channels: int, padding: int) -> list[nn.Module]:
     return [nn.Conv2d(channels, 64, 3, padding=padding), nn.PReLU(), nn.BatchNorm2d(64)]
 
 
+def with_dropout(model: nn.Sequential, share: float) -> nn.Sequential:
+    """The model with dropout before its last layer."""
+    *body, last = model
+    return nn.Sequential(*body, nn.Dropout(share), last)
+
+
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     """Mean and deviation of each channel of uint8 ``images``, exact; a deviation is at least 1."""
     values = torch.arange(256, dtype=torch.float64)

@@ -14,9 +14,11 @@ class TaskOptions:
     """Changes to a task; None means the task's own default.
 
     Args:
-        data_dir: Folder with the data files (``mnist``, ``fashion-mnist``, ``cifar10``,
-            ``cifar100``).
+        data_dir: Folder with the data files, for tasks whose data do not come with losslab; of
+            ``lm`` also a single file.
         target: Name of the column to predict (tables).
+        text: Name of the column whose texts to predict it from (tables); None predicts it from all
+            other columns.
         epochs: Passes over the training split.
         batch_size: Examples a step.
         lr: Learning rate at the start of the schedule.
@@ -29,9 +31,14 @@ class TaskOptions:
         train_size: Keep only so many training examples, classes in proportion.
         validation_fraction: Share of the examples held out for validation (of the training examples
             where the source comes with a test set, of all examples where it does not).
+        augment: Random changes to training images, in this order, in place of the task's own: some
+            of `losslab.experiment.tasks.augment.CHANGES`; ``()`` for none (``cifar10``,
+            ``cifar100``, ``cinic10``).
+        dropout: Share of the last layer's inputs that are dropped in training (the same tasks).
         imbalance: Thin the training examples out to a long tail whose largest class has this many
             times the examples of its smallest.
-        image_size: Side of the square that images are resized to (a folder of images).
+        image_size: Side of the square that images are resized to (a folder of images, ``shapes``,
+            ``coco``).
 
     Raises:
         InputError: If a value is outside its range.
@@ -39,6 +46,7 @@ class TaskOptions:
 
     data_dir: str | Path | None = None
     target: str | None = None
+    text: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
@@ -49,6 +57,8 @@ class TaskOptions:
     validation_fraction: float | None = None
     image_size: int | None = None
     imbalance: float | None = None
+    augment: tuple[str, ...] | None = None
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         for key, least in (("epochs", 1), ("batch_size", 1), ("train_size", 1), ("image_size", 8)):
@@ -67,6 +77,15 @@ class TaskOptions:
         fraction = self.validation_fraction
         if fraction is not None and not 0 < fraction <= 0.5:
             raise InputError(f"validation_fraction must be in (0, 0.5]; got {fraction!r}.")
+        if self.dropout is not None and not 0 < self.dropout < 1:
+            raise InputError(f"dropout must be between 0 and 1; got {self.dropout!r}.")
+        if self.augment is not None:
+            if isinstance(self.augment, str):
+                raise InputError(
+                    "augment must be a list of names, such as ('crop-flip', 'erasing'); "
+                    f"got {self.augment!r}."
+                )
+            object.__setattr__(self, "augment", tuple(self.augment))
 
     def _check_milestones(self) -> None:
         if self.milestones is None:
@@ -90,12 +109,14 @@ def refuse_unused(task: str, options: TaskOptions, unused: dict[str, str]) -> No
             )
 
 
-def choose_model(task: str, options: TaskOptions, offered: tuple[str, ...]) -> str:
-    """The model asked for, or the first one offered."""
+def choose_model(
+    task: str, options: TaskOptions, offered: tuple[str, ...], *, timm: bool = False
+) -> str:
+    """The model asked for, or the first one offered; with ``timm`` also any ``timm:NAME``."""
     name = options.model if options.model is not None else offered[0]
-    if name not in offered:
-        raise InputError(
-            f"task {task!r} has no model {name!r}.{nearest(name, offered)} "
-            f"Models: {', '.join(offered)}."
-        )
-    return name
+    if name in offered or (timm and name.startswith("timm:")):
+        return name
+    raise InputError(
+        f"task {task!r} has no model {name!r}.{nearest(name, offered)} "
+        f"Models: {', '.join(offered)}.{' Or timm:NAME, any model of timm.' if timm else ''}"
+    )

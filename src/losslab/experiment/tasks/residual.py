@@ -4,7 +4,9 @@ Two families share the name ResNet. The *thin* ones are those that He et al. (20
 made for CIFAR: 20, 32, 44, … 110 layers in three groups of 16, 32 and 64 channels. The *broad* ones
 are their networks for ImageNet (18, 34, 50 layers in four groups of 64 to 512 channels) with a stem
 that suits small images, one 3×3 convolution and no pooling, as Kuang Liu's pytorch-cifar spread it.
-A thin ResNet-20 has 0.27 million parameters, a broad ResNet-18 has 11.17.
+A thin ResNet-20 has 0.27 million parameters, a broad ResNet-18 has 11.17. Beside them stand
+the *quick* one, nine layers that David Page made to be trained in a few epochs, and the
+*aggregated* one, ResNeXt.
 """
 
 from __future__ import annotations
@@ -30,6 +32,17 @@ class Residual(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.relu(self.body(inputs) + self.shortcut(inputs))
+
+
+class Within(nn.Module):
+    """``x + body(x)``."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + self.body(inputs)
 
 
 class PreActivated(nn.Module):
@@ -85,32 +98,53 @@ def thin_resnet(depth: int, num_classes: int) -> nn.Sequential:
             layers.append(Residual(_basic(channels, width, stride), shortcut))
             channels = width
     model = _with_head(layers, channels, num_classes)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    _as_he(model)
     return model
 
 
-def broad_resnet(blocks: Sequence[int], num_classes: int, *, bottleneck: bool) -> nn.Sequential:
+def broad_resnet(
+    blocks: Sequence[int],
+    num_classes: int,
+    *,
+    bottleneck: bool,
+    large: bool = False,
+    cardinality: int = 1,
+    width: int = 64,
+) -> nn.Sequential:
     """A ResNet of He et al. (2016) for ImageNet with a 3×3 stem; PyTorch's own initialisation.
 
     Args:
         blocks: Blocks of each of the four groups: ``(2, 2, 2, 2)`` is ResNet-18, ``(3, 4, 6, 3)``
-            is ResNet-34, or ResNet-50 with bottlenecks.
+            is ResNet-34, or ResNet-50 with bottlenecks, ``(3, 4, 23, 3)`` ResNet-101.
         num_classes: Number of logits.
         bottleneck: Blocks of 1×1, 3×3 and 1×1 convolutions in place of two of 3×3.
+        large: The stem for large images, 7×7 with stride 2 and pooling, and the initialisation
+            of He et al. (2015): torchvision's networks.
+        cardinality, width: Groups that a bottleneck's 3×3 is cut into, and channels of each of them
+            at first: 32 and 4 are ResNeXt's.
     """
-    layers: list[nn.Module] = [_conv(3, 64), nn.BatchNorm2d(64), nn.ReLU()]
-    body, growth = (_bottleneck, 4) if bottleneck else (_basic, 1)
+    layers: list[nn.Module] = _activated(3, 64)
+    if large:
+        layers[0] = _conv(3, 64, 2, 7)
+        layers.append(nn.MaxPool2d(3, 2, 1))
     channels = 64
-    for inner, stride in _steps(blocks):
-        width = inner * growth
+    for size, stride in _steps(blocks):
+        out = 4 * size if bottleneck else size
         shortcut: nn.Module = nn.Identity()
-        if stride > 1 or channels != width:
-            shortcut = nn.Sequential(_conv(channels, width, stride, 1), nn.BatchNorm2d(width))
-        layers.append(Residual(body(channels, inner, stride), shortcut))
-        channels = width
-    return _with_head(layers, channels, num_classes)
+        if stride > 1 or channels != out:
+            shortcut = nn.Sequential(_conv(channels, out, stride, 1), nn.BatchNorm2d(out))
+        inner = size * width * cardinality // 64
+        body = (
+            _bottleneck(channels, inner, out, stride, cardinality)
+            if bottleneck
+            else _basic(channels, size, stride)
+        )
+        layers.append(Residual(body, shortcut))
+        channels = out
+    model = _with_head(layers, channels, num_classes)
+    if large:
+        _as_he(model)
+    return model
 
 
 def preact_resnet(blocks: Sequence[int], num_classes: int) -> nn.Sequential:
@@ -133,6 +167,51 @@ def preact_resnet(blocks: Sequence[int], num_classes: int) -> nn.Sequential:
     return _with_head(layers, channels, num_classes)
 
 
+def quick_resnet(width: int, num_classes: int) -> nn.Sequential:
+    """The ResNet-9 of David Page (DAWNBench, 2018), ``width`` channels at first; his has 64.
+
+    Four convolutions that double the channels, a residual block after the second and the fourth,
+    and pooling before a block grows dear: most of its work is done on small images with many
+    channels, which a CPU likes. The head takes the mean over the pixels, as in the other networks
+    here, where his takes the largest and divides the logits by 8.
+    """
+    layers: list[nn.Module] = _activated(3, width)
+    for times, residual in ((2, True), (4, False), (8, True)):
+        channels = times * width
+        layers += [*_activated(channels // 2, channels), nn.MaxPool2d(2)]
+        if residual:
+            layers.append(Within(nn.Sequential(*_activated(channels), *_activated(channels))))
+    return _with_head(layers, 8 * width, num_classes)
+
+
+def aggregated_resnet(cardinality: int, width: int, num_classes: int) -> nn.Sequential:
+    """The ResNeXt-29 of Xie et al. (2017) for CIFAR: bottlenecks whose 3×3 is cut into groups.
+
+    Three groups of three blocks that come to 256, 512 and 1024 channels; the first and the 3×3
+    convolutions of a block have ``cardinality`` × ``width`` channels, twice and four times as many
+    in the later groups. pytorch-cifar begins with a 1×1 convolution where the paper has a 3×3.
+
+    Args:
+        cardinality: Groups that a 3×3 convolution is cut into.
+        width: Channels of each of them: 2 and 64 make the 2×64d of Chen et al. (2019), 8 and 64 the
+            smaller one of the paper.
+        num_classes: Number of logits.
+    """
+    layers: list[nn.Module] = _activated(3, 64)
+    channels = 64
+    for group, out in enumerate((256, 512, 1024)):
+        inner = cardinality * width * 2**group
+        for number in range(3):
+            stride = 2 if group and not number else 1
+            shortcut: nn.Module = nn.Identity()
+            if channels != out:
+                shortcut = nn.Sequential(_conv(channels, out, stride, 1), nn.BatchNorm2d(out))
+            body = _bottleneck(channels, inner, out, stride, cardinality)
+            layers.append(Residual(body, shortcut))
+            channels = out
+    return _with_head(layers, channels, num_classes)
+
+
 def _steps(blocks: Sequence[int]) -> list[tuple[int, int]]:
     """Width and stride of each block: a group's first halves the image, but for the first group."""
     return [
@@ -140,6 +219,11 @@ def _steps(blocks: Sequence[int]) -> list[tuple[int, int]]:
         for group, (width, count) in enumerate(zip(BROAD_WIDTHS, blocks, strict=True))
         for number in range(count)
     ]
+
+
+def _activated(channels: int, width: int | None = None) -> list[nn.Module]:
+    width = width or channels
+    return [_conv(channels, width), nn.BatchNorm2d(width), nn.ReLU()]
 
 
 def _basic(channels: int, width: int, stride: int) -> nn.Sequential:
@@ -152,21 +236,31 @@ def _basic(channels: int, width: int, stride: int) -> nn.Sequential:
     )
 
 
-def _bottleneck(channels: int, width: int, stride: int) -> nn.Sequential:
+def _bottleneck(
+    channels: int, inner: int, out: int, stride: int, cardinality: int = 1
+) -> nn.Sequential:
+    grouped = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=cardinality, bias=False)
     return nn.Sequential(
-        _conv(channels, width, 1, 1),
-        nn.BatchNorm2d(width),
+        _conv(channels, inner, 1, 1),
+        nn.BatchNorm2d(inner),
         nn.ReLU(),
-        _conv(width, width, stride),
-        nn.BatchNorm2d(width),
+        grouped,
+        nn.BatchNorm2d(inner),
         nn.ReLU(),
-        _conv(width, 4 * width, 1, 1),
-        nn.BatchNorm2d(4 * width),
+        _conv(inner, out, 1, 1),
+        nn.BatchNorm2d(out),
     )
 
 
 def _conv(channels: int, width: int, stride: int = 1, size: int = 3) -> nn.Conv2d:
     return nn.Conv2d(channels, width, size, stride, padding=size // 2, bias=False)
+
+
+def _as_he(model: nn.Module) -> None:
+    """Convolutions as He et al. (2015) initialise them."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _with_head(layers: list[nn.Module], channels: int, num_classes: int) -> nn.Sequential:
