@@ -10,8 +10,8 @@ size are those of MNIST's CNN, and CIFAR-100's CNN takes the same recipe; neithe
 
 ``resnet9`` is a quarter as wide as David Page's and takes his settings (batches of 512 at rate
 0.4, here 128 at 0.1; weight decay 5e-4), with a warm-up and a half cosine in place of his straight
-lines. An epoch of 45,000 images takes about 100 seconds of one core, so 15 of them are a quarter of
-an hour on two. Nothing was tuned.
+lines. An epoch of 45,000 images takes about 90 seconds of one core, without measuring. Nothing was
+tuned.
 
 ``resnet18-cosine`` is ``resnet18`` as pytorch-cifar trains it: 200 epochs, half a cosine, weight
 decay 5e-4, plain momentum (its rate does not rise first, as ours does for a tenth of the steps).
