@@ -12,7 +12,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +23,7 @@ from torch import Tensor
 from losslab.errors import InputError
 from losslab.experiment.tasks.cifar_pickle import read_batch
 from losslab.experiment.tasks.cifar_sprites import SIDE, is_sprites, read_sprites
-from losslab.experiment.tasks.official import check_labels, places
+from losslab.experiment.tasks.official import check_labels, places, whole
 
 PIXELS = 3 * SIDE * SIDE
 WHERE_TO_GET = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -147,7 +146,7 @@ def _read_official(place: Path, version: Official) -> dict[str, tuple[Tensor, Te
 
 def _contents(place: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of the wanted files in a folder or a tar archive."""
-    try:
+    with whole(place):
         if place.is_dir():
             for file in wanted:
                 if (place / file).is_file():
@@ -161,16 +160,6 @@ def _contents(place: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes
                     yield file, stream.read()
             while packed.read(2**20):  # to the very end, where gzip's checksum is
                 pass
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{place}: expected a complete tar archive; it is damaged or cut short ({error}). "
-            "Download it again."
-        ) from None
-    except OSError as error:  # also a bad gzip file
-        raise InputError(
-            f"{error.filename or place}: cannot be read ({error.strerror or error}). "
-            "Download it again."
-        ) from None
 
 
 def _decode(where: str, content: bytes, version: Official) -> tuple[Tensor, Tensor]:

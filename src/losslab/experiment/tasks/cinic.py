@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -30,7 +29,7 @@ from losslab.experiment.tasks.augment import chosen, crop_and_flip
 from losslab.experiment.tasks.cifar import CLASS_NAMES, RECIPES, maker, recipe_of, three
 from losslab.experiment.tasks.images import to_rgb
 from losslab.experiment.tasks.models import channel_statistics
-from losslab.experiment.tasks.official import places
+from losslab.experiment.tasks.official import places, whole
 from losslab.experiment.tasks.options import TaskOptions, choose_model, refuse_unused
 from losslab.experiment.tasks.split import keep, stratified_split
 
@@ -159,7 +158,7 @@ def _read(place: Path) -> Images:
 
 def _files(place: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     """Path and bytes of every PNG file in a folder or a tar archive."""
-    try:
+    with whole(place):
         if place.is_dir():
             for file in sorted(place.glob("*/*/*.png")):
                 if not file.name.startswith("."):
@@ -172,16 +171,6 @@ def _files(place: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                 stream = archive.extractfile(member) if usable and len(path.parts) > 2 else None
                 if stream is not None:
                     yield path, stream.read()
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{place}: expected a complete tar archive; it is damaged or cut short ({error}). "
-            "Download it again."
-        ) from None
-    except OSError as error:  # also a bad gzip file
-        raise InputError(
-            f"{error.filename or place}: cannot be read ({error.strerror or error}). "
-            "Download it again."
-        ) from None
 
 
 def decode(where: str, content: bytes) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -27,6 +30,23 @@ def places(wanted: str, data_dir: str | Path | None, folders: Sequence[str]) -> 
     if not root.is_dir():
         raise InputError(f"{wanted}; the data_dir {root} is not a folder.")
     return [*(root / folder for folder in folders), root]
+
+
+@contextmanager
+def whole(place: Path) -> Iterator[None]:
+    """Read a folder or a tar archive inside; what is damaged or cut short is an `InputError`."""
+    try:
+        yield
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"{place}: expected a complete tar archive; it is damaged or cut short ({error}). "
+            "Download it again."
+        ) from None
+    except OSError as error:  # also a bad gzip file
+        raise InputError(
+            f"{error.filename or place}: cannot be read ({error.strerror or error}). "
+            "Download it again."
+        ) from None
 
 
 def check_labels(where: str, labels: Tensor, classes: int) -> None:

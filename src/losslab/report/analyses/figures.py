@@ -19,7 +19,7 @@ from losslab.report.analyses.pool import Array, Bands, ClassEnergies, Curve
 from losslab.report.histograms import Below
 from losslab.report.marks import filled, marked_line, outlined, without_scale
 from losslab.report.numbers import aligned
-from losslab.report.panels import WIDE, add_legend, make_panels
+from losslab.report.panels import WIDE, Panels, add_legend, make_panels
 from losslab.report.style import GREY, INK, Looks, Style, look, wrapped
 
 MANY = 20
@@ -116,17 +116,22 @@ def gradient_bands(
                 _whiskers(axes, x + 0.21, 100 * found.gradient, 100 * found.sd)
             axes.set_title(f"{wrapped(label, 26)}\nmean |∂L/∂z_y| {aligned([found.mean])[0]}")
             _name_bands(axes, edges)
-        made.axes[0].set_ylim(0, 102)
-        for axes in made.bottom:
-            axes.set_xlabel("p of the true class")
-        for axes in made.left:
-            axes.set_ylabel("share, %")
+        _name_shares(made)
     return made.figure
 
 
 def _whiskers(axes: Axes, x: Array, y: Array, sd: Array) -> None:
     low, high = np.clip(y - sd, 0, None), np.clip(y + sd, None, 100)
     axes.vlines(x, low, high, color=INK, linewidth=1, label="sd")
+
+
+def _name_shares(made: Panels) -> None:
+    """Percent upwards, and what both axes say."""
+    made.axes[0].set_ylim(0, 102)
+    for axes in made.bottom:
+        axes.set_xlabel("p of the true class")
+    for axes in made.left:
+        axes.set_ylabel("share, %")
 
 
 def _name_bands(axes: Axes, edges: Sequence[float]) -> None:
@@ -161,18 +166,13 @@ def gradient_lines(
         for axes, (model, found) in zip(made.axes, panels.items(), strict=True):
             x = np.arange(len(found.examples))
             axes.bar(x, 100 * found.examples, 0.9, color="#e3e7eb", label="examples")
-            for label, shares in reversed(
-                list(found.lines.items())
-            ):  # the baseline is drawn on top
+            # the baseline last, on top
+            for label, shares in reversed(list(found.lines.items())):
                 marked_line(axes, label, x, 100 * shares, looks[label])
             if len(panels) > 1:
                 axes.set_title(wrapped(f"trained with {model}", 28))
             _name_bands(axes, edges)
-        made.axes[0].set_ylim(0, 102)
-        for axes in made.bottom:
-            axes.set_xlabel("p of the true class")
-        for axes in made.left:
-            axes.set_ylabel("share, %")
+        _name_shares(made)
         add_legend(made.figure, labels, looks, width)
     return made.figure
 
