@@ -12,7 +12,8 @@ from losslab import metrics
 from losslab.analysis.analyse import Subject, request
 from losslab.errors import InputError
 from losslab.experiment import findings, records, runner
-from losslab.experiment.runner import Analysed, run
+from losslab.experiment.events import Analysed
+from losslab.experiment.runner import run
 from losslab.experiment.summary import load_planned, summarize_folder
 from losslab.report import write_report
 from losslab.report.folder import read_folder

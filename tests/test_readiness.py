@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 from losslab.analysis import black_box
 from losslab.analysis.analyse import ANALYSES, request
 from losslab.errors import InputError
-from losslab.experiment import runner
+from losslab.experiment import maker
 from losslab.experiment.readiness import refuse_unready
 from losslab.experiment.runner import run
 from test_runner import comparison, make_task
@@ -49,8 +49,8 @@ def test_what_can_be_answered_is_let_through(name):
 )
 def test_nothing_is_trained_for_what_cannot_be_answered(text, message, monkeypatch, tmp_path):
     """Oracle: no run, no folder. Break: a mistake that shows after the first training run."""
-    monkeypatch.setattr(runner, "train", None)
-    monkeypatch.setattr(runner, "train_together", None)
+    monkeypatch.setattr(maker, "train", None)
+    monkeypatch.setattr(maker, "train_together", None)
     asked = comparison(tmp_path / "run", analyses=[request(text)], data_by_name=other_data)
     with pytest.raises(InputError, match=message):
         run(asked)

@@ -23,19 +23,18 @@ from torch.utils.data import Dataset, TensorDataset
 
 import losslab
 from losslab.errors import InputError
-from losslab.experiment import environment, records, runner
-from losslab.experiment.plan import Comparison, make_plan
-from losslab.experiment.records import SELECTIONS
-from losslab.experiment.runner import (
+from losslab.experiment import environment, maker, records, runner
+from losslab.experiment.events import (
     EpochDone,
-    Interrupted,
     RunFinished,
     RunStarted,
     Started,
     TogetherEpochDone,
     TogetherStarted,
-    run,
 )
+from losslab.experiment.plan import Comparison, make_plan
+from losslab.experiment.records import SELECTIONS
+from losslab.experiment.runner import Interrupted, run
 from losslab.experiment.summary import load_planned, summarize, summarize_folder
 from losslab.experiment.task import Task
 from losslab.metrics import METRICS
@@ -279,8 +278,8 @@ def test_finished_runs_are_not_made_again(one_at_a_time, tmp_path, monkeypatch):
         calls.append((criterion.spec, seed))
         return train(task, criterion, seed, **options)
 
-    train = runner.train
-    monkeypatch.setattr(runner, "train", counted)
+    train = maker.train
+    monkeypatch.setattr(maker, "train", counted)
     run(comparison(tmp_path, losses=LOSSES[:2], seeds=[0, 1]))
     first = outcomes(tmp_path)
     assert len(calls) == 4

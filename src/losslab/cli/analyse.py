@@ -209,7 +209,7 @@ def _weights(
     from losslab.analysis.analyse import analyse
     from losslab.analysis.finding import Finding
     from losslab.errors import InputError
-    from losslab.experiment.findings import data_from, not_measured, subject_of
+    from losslab.experiment.findings import DataFrom, not_measured, subject_of
     from losslab.experiment.tasks import TaskOptions, build_task
     from losslab.experiment.weights import weights_into
 
@@ -230,7 +230,7 @@ def _weights(
         None,
         seed=seed,
         device=device,
-        data_by_name=data_from(options["data_dir"]),
+        data_by_name=DataFrom(options["data_dir"]),
     )
     console = Console(stderr=True)
     found: dict[str, Finding] = {}

@@ -127,6 +127,13 @@ def compare(
         float | None,
         typer.Option(help="Largest norm of a step's gradient", rich_help_panel=_TRAINING),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Runs at once, each in a process of its own with its share of the CPU threads",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 1,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -201,7 +208,7 @@ def compare(
 
         losslab compare --task digits --loss cross_entropy --loss encouraging --seeds 10
         losslab compare --task digits --loss cross_entropy --loss expectation --matched-gradient
-        losslab compare --task mnist --data-dir data --loss cross_entropy --loss focal --epochs 3
+        losslab compare --task mnist --data-dir data --loss cross_entropy --loss focal --workers 2
         losslab compare --task iris.csv --target species --loss cross_entropy --loss encouraging
         losslab compare --task my_task.py --loss cross_entropy --loss "el:encouraging(log_end=1)"
         losslab compare --task digits --loss cross_entropy --loss encouraging --analyse calibration
@@ -215,14 +222,15 @@ def compare(
     from losslab.errors import InputError
     from losslab.experiment import Comparison
     from losslab.experiment.adversarial import trained_against
-    from losslab.experiment.findings import data_from, source_of
+    from losslab.experiment.findings import DataFrom, source_of
     from losslab.experiment.launch import Training, one_voice
     from losslab.experiment.resample import resampled
     from losslab.experiment.tasks import TaskOptions, build_task
 
     with one_voice():
-        if threads is not None and threads < 1:
-            raise InputError(f"--threads must be at least 1; got {threads}.")
+        for option, number in (("--threads", threads), ("--workers", workers)):
+            if number is not None and number < 1:
+                raise InputError(f"{option} must be at least 1; got {number}.")
         check_device(device)
         training = Training(precision, accumulate, clip)
         losses = [_labelled(text) for text in loss]
@@ -266,13 +274,13 @@ def compare(
             training=training,
             analyses=[request(text) for text in analyse or ()],
             keep_models=keep_models,
-            data_by_name=data_from(data_dir),
+            data_by_name=DataFrom(data_dir),
             source=source_of(task, options, resample),
         )
-        carry_out(comparison, quiet, as_json)
+        carry_out(comparison, workers, quiet, as_json)
 
 
-def carry_out(comparison: Comparison, quiet: bool, as_json: bool) -> None:
+def carry_out(comparison: Comparison, workers: int, quiet: bool, as_json: bool) -> None:
     """Run a comparison, tell of it, and exit with its status."""
     from losslab.cli.progress import ComparisonProgress
     from losslab.experiment import Interrupted, run
@@ -281,7 +289,7 @@ def carry_out(comparison: Comparison, quiet: bool, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ComparisonProgress(quiet or as_json or rank() > 0) as watch:
-            summary = run(comparison, watch)
+            summary = run(comparison, watch, workers=workers)
     except Interrupted as stop:
         if rank() == 0:
             print(

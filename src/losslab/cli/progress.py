@@ -34,6 +34,7 @@ class ComparisonProgress:
         self.bars.start()
         self.runs = self.bars.add_task("runs", total=None, note="")
         self.epochs = self.bars.add_task("epochs", total=None, note="")
+        self.at_once, self.left = 1, 0
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,8 +55,11 @@ class ComparisonProgress:
             case Started():
                 self._started(event)
             case RunStarted():
-                name = f"{event.label}, seed {event.seed}"
-                self.bars.update(self.epochs, total=event.epochs, completed=0, note=name)
+                if self.at_once > 1:  # all runs' epochs in one bar
+                    self.bars.update(self.epochs, total=event.epochs * self.left)
+                else:
+                    name = f"{event.label}, seed {event.seed}"
+                    self.bars.update(self.epochs, total=event.epochs, completed=0, note=name)
             case EpochDone():
                 self.bars.update(self.epochs, advance=1)
                 self.bars.update(self.runs, note=f"{_time(event.seconds_left)} left")
@@ -68,7 +72,7 @@ class ComparisonProgress:
                 self.bars.update(self.runs, note=f"{_time(event.seconds_left)} left")
                 self._speak(event, f"epoch {event.epoch} of {event.epochs}")
             case RunFinished():
-                self.bars.update(self.runs, completed=event.number)
+                self.bars.update(self.runs, advance=1)
                 self._finished(event)
             case Analysed():
                 name = f"{event.label}, seed {event.seed}: {event.analysis} analysed"
@@ -81,11 +85,13 @@ class ComparisonProgress:
 
     def _started(self, event: Any) -> None:
         self.bars.update(self.runs, total=event.total, completed=event.done)
+        self.at_once, self.left = event.workers, event.total - event.done
         if self.silent:
             return
         known = f", {event.done} already finished" if event.done else ""
+        pace = f", {self.at_once} at a time" if self.at_once > 1 and self.left else ""
         self.console.print(
-            f"{event.total} runs{known}, in {event.folder}", markup=False, soft_wrap=True
+            f"{event.total} runs{known}{pace}, in {event.folder}", markup=False, soft_wrap=True
         )
         if event.done < event.total and event.together > 1:
             self.console.print("note: the runs are trained together, as one computation")

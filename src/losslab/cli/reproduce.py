@@ -60,10 +60,18 @@ def reproduce(
     interrupted.
     """
     from losslab.errors import InputError
+    from losslab.experiment.executors import executor_named
     from losslab.experiment.recipe import kind_of, read_recipe, recipe_file, recipe_names
 
     if kind_of(recipe_file(recipe)) == "comparison":
-        _compare(recipe, data_dir, changes, out, size, device, quiet, as_json)
+        if executor == "ray" or address is not None or part != "1/1":
+            raise InputError(
+                f"--executor ray, --address and --part are for recipes of many data sets; {recipe} "
+                "has one task. Its runs go side by side by --workers, on this machine."
+            )
+        if executor_named(executor, workers=workers).workers == 1:
+            workers = 1
+        _compare(recipe, data_dir, changes, out, size, device, workers, quiet, as_json)
         return
     for option, given in (("--size", size), ("--device", None if device == "cpu" else device)):
         if given is not None:
@@ -87,6 +95,7 @@ def _compare(
     out: Path | None,
     size: str | None,
     device: str,
+    workers: int | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -94,6 +103,8 @@ def _compare(
 
     from losslab.cli.compare import carry_out, check_device, fitting_threads
     from losslab.experiment.comparison_recipe import read_comparison
+    from losslab.experiment.executors import cores
+    from losslab.experiment.launch import processes
     from losslab.experiment.recipe_text import read_changes
 
     chosen = read_comparison(
@@ -107,4 +118,5 @@ def _compare(
         command=shlex.join(["losslab", *sys.argv[1:]]),
     )
     torch.set_num_threads(fitting_threads(comparison.task))
-    carry_out(comparison, quiet, as_json)
+    alone = device != "cpu" or processes() > 1
+    carry_out(comparison, workers or (1 if alone else cores()), quiet, as_json)

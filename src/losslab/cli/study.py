@@ -41,7 +41,11 @@ ExecutorName = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Cells at once; default one a core", rich_help_panel=_WHERE)
+    int | None,
+    typer.Option(
+        help="Cells at once, or runs of a recipe of one task; default one a core",
+        rich_help_panel=_WHERE,
+    ),
 ]
 Address = Annotated[
     str | None,

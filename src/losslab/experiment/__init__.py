@@ -8,19 +8,18 @@ train(task, loss, seed)  one run, by itself
 """
 
 from losslab.experiment.environment import describe_environment
-from losslab.experiment.plan import Comparison, make_plan
-from losslab.experiment.records import load_all, load_examples
-from losslab.experiment.runner import (
+from losslab.experiment.events import (
     Analysed,
     EpochDone,
-    Interrupted,
     RunFinished,
     RunStarted,
     Started,
     TogetherEpochDone,
     TogetherStarted,
-    run,
 )
+from losslab.experiment.plan import Comparison, make_plan
+from losslab.experiment.records import load_all, load_examples
+from losslab.experiment.runner import Interrupted, run
 from losslab.experiment.summary import load_planned, summarize, summarize_folder
 from losslab.experiment.task import Task
 from losslab.experiment.train import train

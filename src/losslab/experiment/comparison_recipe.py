@@ -21,7 +21,7 @@ from losslab.analysis.analyse import request
 from losslab.analysis.request import Request
 from losslab.errors import InputError, nearest
 from losslab.experiment.claims import Claim
-from losslab.experiment.findings import data_from, source_of
+from losslab.experiment.findings import DataFrom, source_of
 from losslab.experiment.plan import Comparison, canonical_spec
 from losslab.experiment.recipe import recipe_file
 from losslab.experiment.recipe_lines import KeyPath
@@ -102,7 +102,7 @@ class ComparisonRecipe:
             device=device,
             command=command,
             analyses=self.analyses,
-            data_by_name=data_from(self.options.data_dir),
+            data_by_name=DataFrom(self.options.data_dir),
             source=source_of(self.task, self.options, self.resample),
             recipe={
                 "name": self.name,

@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, Protocol, Self, TypeVar
@@ -25,6 +25,7 @@ from losslab.errors import InputError, nearest
 
 EXECUTORS = ("here", "processes", "ray")
 TRIES = 3
+_SECONDS_BETWEEN_LOOKS = 0.3
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -56,7 +57,7 @@ def executor_named(
         raise InputError(f"workers must be at least 1; got {workers}.")
     if address is not None and name != "ray":
         raise InputError(f"an address is for the executor 'ray'; got it with {name!r}.")
-    count = workers or _cores()
+    count = workers or cores()
     if name == "here":
         return Here()
     if name == "processes":
@@ -67,7 +68,7 @@ def executor_named(
                      f"Known: {', '.join(EXECUTORS)}.")  # fmt: skip
 
 
-def _cores() -> int:
+def cores() -> int:
     """The processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -91,11 +92,17 @@ class Here:
 
 
 class Processes:
-    """Several processes on this machine, which end with the one that started them."""
+    """Several processes on this machine, which end with the one that started them.
 
-    def __init__(self, workers: int) -> None:
+    Args:
+        told: Called here with what jobs tell by `tell_parent` while they work.
+    """
+
+    def __init__(self, workers: int, told: Callable[[Any], None] | None = None) -> None:
         self.workers = workers
+        self._told = told or (lambda said: None)
         self._pool: ProcessPoolExecutor | None = None
+        self._said: Any = None
 
     def run(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[R]:
         left = dict(enumerate(jobs))
@@ -117,14 +124,20 @@ class Processes:
     def _until_one_dies(self, work: Callable[[J], R], left: dict[int, J]) -> Iterator[R]:
         if self._pool is None:
             context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker)
-        futures: dict[Future[R], int] = {}
+            self._said = context.SimpleQueue()
+            self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker, (self._said,))
+        numbers: dict[Future[R], int] = {}
         for number, job in left.items():
-            futures[self._pool.submit(work, job)] = number
-        for future in as_completed(futures):
-            result = future.result()
-            del left[futures[future]]
-            yield result
+            numbers[self._pool.submit(work, job)] = number
+        waiting = set(numbers)
+        while waiting:
+            done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+            while not self._said.empty():
+                self._told(self._said.get())
+            for future in done:
+                result = future.result()
+                del left[numbers[future]]
+                yield result
 
     def _stop(self) -> None:
         """End all workers now, whatever they are at."""
@@ -145,10 +158,21 @@ class Processes:
         self._stop()
 
 
-def _begin_worker() -> None:
+_parent: Any = None  # of a worker: where what it tells goes
+
+
+def tell_parent(said: Any) -> None:
+    """From within a job: have `Processes` call its ``told`` with this, before the job's result."""
+    if _parent is not None:
+        _parent.put(said)
+
+
+def _begin_worker(said: Any) -> None:
     """Leave Ctrl-C to the parent, and do not outlive it, even where it is killed."""
     import signal
 
+    global _parent
+    _parent = said
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:

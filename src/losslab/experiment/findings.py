@@ -13,7 +13,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +176,7 @@ def subjects_of(
             "were not kept; repeat its command with --keep-models: these runs are made again."
         )
 
-    data_by_name = data_from(data_dir)
+    data_by_name = DataFrom(data_dir)
 
     def maker(run: str, record: Mapping[str, Any]) -> Callable[[], Subject]:
         def make() -> Subject:
@@ -238,11 +238,19 @@ def _criterion(record: Mapping[str, Any], comparison: Mapping[str, Any]) -> nn.M
     return losslab.loss(spec, **comparison["settings"].get("loss_options", {}))
 
 
-def data_from(data_dir: str | Path | None) -> Callable[[str], Data]:
+@dataclass(frozen=True)
+class DataFrom:
     """Other data by name: the test examples of any task, read from ``data_dir`` once."""
-    from losslab.experiment.tasks import TaskOptions, build_task
 
-    return cache(lambda name: build_task(name, TaskOptions(data_dir=data_dir)).test)
+    data_dir: str | Path | None
+    _read: dict[str, Data] = field(default_factory=dict)
+
+    def __call__(self, name: str) -> Data:
+        from losslab.experiment.tasks import TaskOptions, build_task
+
+        if name not in self._read:
+            self._read[name] = build_task(name, TaskOptions(data_dir=self.data_dir)).test
+        return self._read[name]
 
 
 def source_of(task: str, options: TaskOptions, resample: bool = False) -> dict[str, Any]:

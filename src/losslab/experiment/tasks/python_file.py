@@ -56,6 +56,7 @@ from losslab.experiment.tasks.options import TaskOptions
 _PLACE = re.compile(r"(?P<file>.+\.py)(?::(?P<function>\w+))?")
 _OVERRIDES = ("epochs", "batch_size")  # options that can be set on any task
 _DEFAULTS = TaskOptions()
+MODULES: set[str] = set()  # the names of those loaded, which nothing can import
 
 
 def is_python_file(name: str) -> bool:
@@ -103,6 +104,7 @@ def _load(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look their module up here
+    MODULES.add(spec.name)
     spec.loader.exec_module(module)
     return module
 
