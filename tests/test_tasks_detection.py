@@ -22,6 +22,8 @@ from losslab.experiment.tasks import TaskOptions, build_task
 from losslab.experiment.tasks import boxes as ours
 from losslab.experiment.tasks import retinanet as nets
 from losslab.experiment.tasks.boxes import anchors, decoded
+from losslab.experiment.labels import label_counts
+from losslab.experiment.tasks import coco
 from losslab.experiment.tasks.coco import Files, read_coco
 from losslab.experiment.tasks.detection_reading import AnchorReading
 from losslab.experiment.tasks.shapes import NAMES, make_shapes
@@ -238,6 +240,16 @@ def test_coco_is_mirrored_with_its_boxes(tmp_path):
             expected = torch.tensor([[64 - x2, y1, 64 - x1, y2]])
         torch.testing.assert_close(boxes, expected.expand_as(boxes), atol=1e-3, rtol=1e-4)
     assert kept and turned
+
+
+def test_coco_is_counted_without_its_images(tmp_path, monkeypatch):
+    """Oracle: the targets as they come with the images. Break: 118,000 photos decoded to plan."""
+    task = coco_task(make_coco(tmp_path))
+    targets = torch.stack([target for _, target in DataLoader(task.test, None)])
+    expected = torch.bincount(task.reading.labels(targets).flatten(), minlength=task.num_classes)
+    monkeypatch.setattr(coco.Pictures, "image", None)
+    assert label_counts(task, "test").tolist() == expected.tolist()
+    assert label_counts(task, "train").sum() > expected.sum() > 0
 
 
 def test_coco_is_trained_on_and_measured(tmp_path):

@@ -18,6 +18,7 @@ _BUILT_IN = {
     "cinic10": "270,000 photos of 32×32 pixels in CIFAR-10's classes; the same models",
     "imagenet": "1.3 million photos in 1,000 classes, read from data_dir as needed; ResNets",
     "tiny-imagenet": "110,000 photos of 64×64 pixels in 200 classes, read as needed; the same",
+    "inaturalist2018": "440,000 photos of 8,142 species, most of them rare, from data_dir; ResNets",
     "reviews": "22,641 reviews of clothing, rated 1 to 5, read from data_dir; LSTMs",
     "glue-cola": "GLUE: is a sentence grammatical? read from data_dir; a pretrained encoder",
     "glue-sst2": "GLUE: does a sentence praise a film? the same models",
@@ -62,6 +63,7 @@ def model_names() -> dict[str, tuple[str, ...]]:
         graphs,
         imagenet,
         images,
+        inaturalist,
         lm,
         mnist,
         reviews,
@@ -77,6 +79,7 @@ def model_names() -> dict[str, tuple[str, ...]]:
         "cifar100": cifar.RECIPES,
         "cinic10": cifar.RECIPES,
         **dict.fromkeys(imagenet.RECIPES, imagenet.MODELS),
+        inaturalist.NAME: inaturalist.MODELS,
         "reviews": reviews.RECIPES,
         **dict.fromkeys(glue.TASKS, glue.MODELS),
         **dict.fromkeys(graphs.NAMES, graphs.RECIPES),
@@ -172,6 +175,10 @@ def _build_named(name: str, options: TaskOptions) -> Task:
         from losslab.experiment.tasks.imagenet import build_imagenet
 
         return build_imagenet(name, options)
+    if name == "inaturalist2018":
+        from losslab.experiment.tasks.inaturalist import build_inaturalist
+
+        return build_inaturalist(options)
     if name == "cinic10":
         from losslab.experiment.tasks.cinic import build_cinic
 

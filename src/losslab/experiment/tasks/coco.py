@@ -221,14 +221,19 @@ class Pictures(Dataset[Any]):
         return len(self.pictures)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        image, objects = self.image(number), self.objects(number)
+        mirrored = self.mirrored and float(torch.rand(())) < 0.5
+        image = self.image(number)
+        return image.flip(-1) if mirrored else image, self.target(number, mirrored)
+
+    def target(self, number: int, mirrored: bool = False) -> Tensor:
+        """``(A, 5)``, without a look at the image."""
+        objects = self.objects(number)
         boxes = objects.boxes
-        if self.mirrored and float(torch.rand(())) < 0.5:
-            image = image.flip(-1)
+        if mirrored:
             boxes = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1])
             boxes = boxes + torch.tensor([self.size, 0, self.size, 0])
         one = ~objects.crowd  # a box round a crowd is no example of its class
-        return image, anchor_targets(boxes[one], objects.labels[one], self.anchors)
+        return anchor_targets(boxes[one], objects.labels[one], self.anchors)
 
     def objects(self, number: int) -> Objects:
         """What is in an image, crowds as well, in the pixels of the square."""
