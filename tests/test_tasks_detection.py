@@ -17,13 +17,12 @@ from torch.utils.data import DataLoader, Subset
 import losslab
 from losslab.errors import InputError
 from losslab.experiment.comparison_recipe import read_comparison
+from losslab.experiment.labels import label_counts
 from losslab.experiment.launch import Training
-from losslab.experiment.tasks import TaskOptions, build_task
+from losslab.experiment.tasks import TaskOptions, build_task, coco
 from losslab.experiment.tasks import boxes as ours
 from losslab.experiment.tasks import retinanet as nets
 from losslab.experiment.tasks.boxes import anchors, decoded
-from losslab.experiment.labels import label_counts
-from losslab.experiment.tasks import coco
 from losslab.experiment.tasks.coco import Files, read_coco
 from losslab.experiment.tasks.detection_reading import AnchorReading
 from losslab.experiment.tasks.shapes import NAMES, make_shapes
@@ -308,10 +307,10 @@ def test_damaged_coco_is_refused(tmp_path):
         coco_task(root)
     text.write_text(kept)
     (root / "val2017.zip").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(InputError, match=r"val2017\.zip: damaged or half downloaded"):
+    with pytest.raises(InputError, match=r"val2017\.zip: expected a complete zip file"):
         Files(root / "val2017.zip")
     (root / "val2017").rename(root / "elsewhere")
-    with pytest.raises(InputError, match=r"val2017\.zip: damaged or half downloaded"):
+    with pytest.raises(InputError, match=r"val2017\.zip: expected a complete zip file"):
         read_coco(root)
 
 

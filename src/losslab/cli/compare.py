@@ -134,6 +134,13 @@ def compare(
             rich_help_panel=_TRAINING,
         ),
     ] = 1,
+    loaders: Annotated[
+        int,
+        typer.Option(
+            help="Processes that read batches ahead, where images stay in their files",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 0,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -232,7 +239,7 @@ def compare(
             if number is not None and number < 1:
                 raise InputError(f"{option} must be at least 1; got {number}.")
         check_device(device)
-        training = Training(precision, accumulate, clip)
+        training = Training(precision, accumulate, clip, loaders=loaders)
         losses = [_labelled(text) for text in loss]
         options = TaskOptions(
             data_dir=data_dir,

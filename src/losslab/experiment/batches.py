@@ -6,15 +6,17 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from losslab import metrics
 from losslab.errors import InputError
+from losslab.experiment.loading import loaded
 from losslab.experiment.task import Task, tensors_of
 from losslab.inputs import moved
 
@@ -103,9 +105,11 @@ class Batches:
     that were given out; after `load_state` the next pass is the rest of that one.
     """
 
-    def __init__(self, task: Task, seed: int, device: torch.device, reseed: Reseed) -> None:
+    def __init__(
+        self, task: Task, seed: int, device: torch.device, reseed: Reseed, loaders: int = 0
+    ) -> None:
         self.dataset, self.size, self.augment = task.train, task.batch_size, task.augment
-        self.collate, self.examples = task.collate, _length(task.train)
+        self.collate, self.examples, self.loaders = task.collate, _length(task.train), loaders
         self.device, self.reseed = device, reseed
         self.order = torch.Generator().manual_seed(derive_seed(seed, "order"))
         self.augmentation = torch.Generator().manual_seed(derive_seed(seed, "augmentation"))
@@ -156,11 +160,7 @@ class Batches:
 
     def _loaded(self, chunks: list[Tensor]) -> Iterator[tuple[Any, Any]]:
         rows = [chunk.tolist() for chunk in chunks]
-        # The loader draws a number it does not need; not from `order`, nor the global generator.
-        loader = DataLoader(
-            self.dataset, batch_sampler=rows, collate_fn=self.collate, generator=torch.Generator()
-        )
-        fetched = iter(loader)
+        fetched = loaded(self.dataset, rows, self.collate, self.loaders, seed=self.data_seed + 1)
         for _ in chunks:
             self.data_seed += 1
             self.reseed(self.data_seed, everything=True)  # random transforms draw from these
@@ -171,16 +171,15 @@ class Batches:
 class Split:
     """A split to measure on; `predict` returns what is kept of all of its rows."""
 
-    def __init__(self, name: str, task: Task, device: torch.device) -> None:
+    def __init__(self, name: str, task: Task, device: torch.device, loaders: int = 0) -> None:
         self.name, self.classes, self.device = name, task.num_classes, device
         self.reading = task.reading
         dataset: Dataset[Any] = getattr(task, name)
         tensors = tensors_of(dataset)
         self.batches: Any
         if tensors is None:
-            self.batches = DataLoader(
-                dataset, task.batch_size, collate_fn=task.collate, generator=torch.Generator()
-            )
+            rows = torch.arange(_length(dataset)).split(task.batch_size)
+            self.batches = _Loaded(dataset, [one.tolist() for one in rows], task.collate, loaders)
         else:
             inputs, target = (tensor.to(device) for tensor in tensors)
             # Big batches, yet small enough for a convolution's activations to stay in memory.
@@ -212,6 +211,19 @@ class Split:
             one = metrics.examples(logits.new_zeros(1, self.classes), labels.new_zeros(1))
             return {name: values[:0] for name, values in one.items()}
         return metrics.examples(logits, labels)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Batches that can be gone through again and again."""
+
+    dataset: Dataset[Any]
+    rows: list[list[int]]
+    collate: Callable[[list[Any]], Any] | None
+    loaders: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return loaded(self.dataset, self.rows, self.collate, self.loaders)
 
 
 def _length(dataset: Dataset[Any]) -> int:

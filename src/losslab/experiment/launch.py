@@ -45,6 +45,9 @@ class Training:
         clip: Scale a step's gradient down to this norm where it is longer.
         checkpoint_every: Seconds between checkpoints, where there is a place for them. Decides no
             number.
+        loaders: Processes that read and augment batches ahead, for data that are not tensors; of
+            each of several processes its own. Decides no number, unless examples of the validation
+            or test split are random themselves.
 
     Example:
         >>> Training(accumulate=4, clip=1.0).settings()
@@ -55,6 +58,7 @@ class Training:
     accumulate: int = 1
     clip: float | None = None
     checkpoint_every: float = 60.0
+    loaders: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -78,9 +82,15 @@ class Training:
                 f"{self.checkpoint_every!r}; math.inf makes no checkpoints."
             )
 
+        if type(self.loaders) is not int or self.loaders < 0:
+            raise InputError(
+                "Expected loaders to be a whole number of at least 0, processes that read batches, "
+                f"but got {self.loaders!r}."
+            )
+
     def settings(self) -> dict[str, Any]:
         """What decides a run's numbers and is not as usual."""
-        decisive = (f for f in fields(self) if f.name != "checkpoint_every")
+        decisive = (f for f in fields(self) if f.name not in ("checkpoint_every", "loaders"))
         return {
             f.name: getattr(self, f.name) for f in decisive if getattr(self, f.name) != f.default
         }

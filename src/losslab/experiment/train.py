@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,14 +113,15 @@ def train(
         objectives = tuple(getattr(criterion, "steps", None) or (criterion,))
         optimizers = [task.optimizer(model.parameters()) for _ in objectives]
         forward = machine.setup(model, optimizers)
-        batches = Batches(task, seed, device, reseed)
+        batches = Batches(task, seed, device, reseed, training.loaders)
         total = task.epochs * len(batches)
         schedulers = [task.lr_scheduler(o, total) for o in optimizers] if task.lr_scheduler else []
-        splits = [Split(name, task, device) for name in ("validation", "test")]
+        split = partial(Split, task=task, device=device, loaders=training.loaders)
+        splits = [split(name) for name in ("validation", "test")]
         names = tuple(split.name for split in splits)
         watch = Watch(task.epochs, names, task.patience, task.metrics)
         followed = followed_splits(follow)
-        unmeasured = [Split("train", task, device)] if "train" in followed else []
+        unmeasured = [split("train")] if "train" in followed else []
         # Ranks have other examples of a batch, so they drop out other units.
         dropout = "dropout" if machine.first else f"dropout on rank {machine.rank}"
         dropout_seed = derive_seed(seed, dropout)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +26,7 @@ from torch.utils.data import Dataset
 
 from losslab.errors import InputError
 from losslab.experiment.tasks.boxes import Objects, anchor_targets
+from losslab.experiment.tasks.large_images import Source
 from losslab.experiment.tasks.official import places
 
 FOLDERS = ("coco", "COCO", "coco2017")
@@ -62,26 +62,16 @@ class Files:
     """Files by name, in a folder or in a zip file."""
 
     def __init__(self, place: Path) -> None:
-        self.place = place
-        self.archive: zipfile.ZipFile | None = None
+        self.place, self.source = place, Source(place)
         if place.is_dir():
-            self.names = {file.name: str(file) for file in place.iterdir() if file.is_file()}
-            return
-        try:
-            self.archive = zipfile.ZipFile(place)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise _damaged(place, str(error)) from None
-        inside = (name for name in self.archive.namelist() if not name.endswith("/"))
-        self.names = {PurePosixPath(name).name: name for name in inside}
+            names = [file.name for file in place.iterdir() if file.is_file()]
+        else:
+            names = self.source.members()
+        self.names = {PurePosixPath(name).name: name for name in names}
 
     def read(self, name: str) -> bytes:
         """The bytes of a file, checked against the sum that a zip file has of them."""
-        try:
-            if self.archive is None:
-                return Path(self.names[name]).read_bytes()
-            return self.archive.read(self.names[name])
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise _damaged(self.place / name, str(error)) from None
+        return self.source.read(self.names[name])
 
 
 def _damaged(path: Path, why: str) -> InputError:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +38,7 @@ class Source:
     def __init__(self, place: Path) -> None:
         self.place = place
         self._zip: zipfile.ZipFile | None = None
+        self._opened_by = 0
 
     def read(self, name: str) -> bytes:
         """The content of a file.
@@ -45,7 +48,7 @@ class Source:
         """
         try:
             return self._archive().read(name) if self.is_zip else (self.place / name).read_bytes()
-        except (OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise InputError(
                 f"{self.place}: {name} cannot be read ({error}). Copy or download it again."
             ) from None
@@ -53,6 +56,10 @@ class Source:
     @property
     def is_zip(self) -> bool:
         return self.place.suffix == ".zip"
+
+    def members(self) -> list[str]:
+        """The paths of all files of a zip file."""
+        return [member.filename for member in self._archive().infolist() if not member.is_dir()]
 
     def files(self, under: str) -> list[tuple[str, int]]:
         """Name and size of every file below a folder, in the order of the names."""
@@ -69,9 +76,9 @@ class Source:
         )
 
     def _archive(self) -> zipfile.ZipFile:
-        if self._zip is None:
+        if self._zip is None or self._opened_by != os.getpid():  # a forked one would share a place
             try:
-                self._zip = zipfile.ZipFile(self.place)
+                self._zip, self._opened_by = zipfile.ZipFile(self.place), os.getpid()
             except (OSError, zipfile.BadZipFile) as error:
                 raise InputError(
                     f"{self.place}: expected a complete zip file; it is damaged or cut short "
@@ -80,7 +87,7 @@ class Source:
         return self._zip
 
     def __getstate__(self) -> dict[str, object]:
-        return {"place": self.place, "_zip": None}  # an open file does not travel
+        return {"place": self.place, "_zip": None, "_opened_by": 0}  # an open file does not travel
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
