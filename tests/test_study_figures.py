@@ -233,11 +233,11 @@ def test_a_silent_friedman_test_and_missing_ratios_are_respected() -> None:
     """Law: no difference found is said; both signs have no profile, infinite ratios no step."""
     rng = np.random.default_rng(0)
     flat = summarize_across(rng.normal(size=(8, 3)), ["a", "b", "c"], "a", 0.1, resamples=200)
-    drawn = study_figures.study_figures(flat, "margin")
+    drawn = study_figures.study_figures(flat, metric("margin"))
     assert "profile" not in drawn
     assert "finds no difference" in drawn["ranks-conover"].get_supxlabel()
     costs = summarize_across(-np.array([[0.0, 1.0]] * 7), ["a", "b"], "a", 0.1, resamples=200)
-    figure = study_figures.study_figures(costs, "nll")["profile"]
+    figure = study_figures.study_figures(costs, metric("nll"))["profile"]
     assert artist(figure, "b").get_ydata().tolist() == [0, 0]
 
 
@@ -298,7 +298,7 @@ def test_the_page_is_like_the_other_pages(summary, tmp_path: Path) -> None:
     (entry,) = [summary["mean_improvements"]["EL"]]
     assert f"{100 * entry['mean']:+.2f} [".replace("-", "−") in page.text
     assert "-0." not in page.text  # minus signs, no hyphens
-    assert page.row("CE", "Results of a model")[1] == "baseline"
+    assert page.row("CE", "Results: Model a model")[1] == "baseline"
     before = written.read_bytes()
     assert write_study_report(whole, tmp_path).read_bytes() == before
 

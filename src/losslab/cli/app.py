@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from losslab.cli.across import across
 from losslab.cli.analyse import analyse
 from losslab.cli.bench import bench
 from losslab.cli.compare import compare
@@ -28,7 +29,7 @@ app = typer.Typer(
     "Start with: [bold]losslab compare --task digits --loss cross_entropy --loss encouraging"
     "[/bold]",
 )
-for verb in (compare, analyse, study, reproduce, report, losses, explain, bench, tasks):
+for verb in (compare, analyse, study, reproduce, across, report, losses, explain, bench, tasks):
     app.command()(verb)
 app.add_typer(recipes)
 app.add_typer(runs, name="runs")

@@ -112,7 +112,7 @@ def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> d
         table[selection] = {label: {} for label in runs}
         for metric in rows:
             values = {
-                label: {seed: _value(of[seed], selection, metric, comparison) for seed in of}
+                label: {seed: run_value(of[seed], selection, metric, comparison) for seed in of}
                 for label, of in runs.items()
             }
             judge = Judge(yardstick(comparison, metric), values, broken)
@@ -160,7 +160,7 @@ _COPIED = (
 _COUNTED = ("accuracy", "balanced_accuracy")
 
 
-def _value(
+def run_value(
     record: Mapping[str, Any], selection: str, metric: str, comparison: Mapping[str, Any]
 ) -> float | None:
     """A run's test metric; of a diverged one, what it counts for, or None."""

@@ -26,6 +26,7 @@ from losslab.report.study_ranks import critical_difference
 from losslab.report.style import Looks, Style, look, styles
 from losslab.report.verdicts import verdict
 
+_ACCURACY = metric("accuracy")
 __all__ = [
     "NARROW",
     "WIDE",
@@ -97,7 +98,7 @@ def _frame_accuracies(axes: Axes, values: Mapping[str, np.ndarray]) -> None:
     low = float(np.median([np.quantile(r, 0.03) for r in values.values()]))
     room = max(1 - low, 0.01)
     axes.set_xlim(1 - room, 1 + 0.015 * room)
-    axes.set_xlabel("at least this share of the best accuracy (at 1: wins)")
+    axes.set_xlabel("at least this share of the best score (at 1: wins)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
@@ -176,9 +177,9 @@ def looks_of(summary: Mapping[str, Any]) -> dict[str, Style]:
 
 
 def study_figures(
-    summary: Mapping[str, Any], name: str = "accuracy", width: float = WIDE
+    summary: Mapping[str, Any], row: Metric = _ACCURACY, width: float = WIDE
 ) -> dict[str, Figure]:
-    """The figures of a summary by file name; ``name`` is the metric that its scores are of.
+    """The figures of a summary by file name; ``row`` is the metric that its scores are of.
 
     ``ranks-conover`` and ``ranks-nemenyi`` (critical-difference diagrams), ``profile`` (where the
     scores allow ratios) and ``improvements``.
@@ -209,7 +210,7 @@ def study_figures(
         "improvements": improvement_forest(
             summary["mean_improvements"],
             margin=summary["margin"],
-            row=metric(name),
+            row=row,
             looks=looks,
             width=width,
         ),
@@ -232,7 +233,7 @@ def _conover_note(allowed: bool, alpha: float) -> str:
 
 
 def save_study_figures(
-    summary: Mapping[str, Any], folder: str | Path, name: str = "accuracy"
+    summary: Mapping[str, Any], folder: str | Path, row: Metric = _ACCURACY
 ) -> list[Path]:
     """Draws the figures of a summary into ``folder``, each as PNG and as SVG; returns the files.
 
@@ -241,7 +242,7 @@ def save_study_figures(
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    for stem, figure in study_figures(summary, name).items():
+    for stem, figure in study_figures(summary, row).items():
         written += save_figure(figure, where / stem)
     return written
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from losslab.experiment.records import write_atomically
 from losslab.report.charts import Chart, make_chart
-from losslab.report.numbers import listing
+from losslab.report.numbers import Metric, listing, metric
 from losslab.report.panels import NARROW, WIDE
 from losslab.report.study_figures import looks_of, save_study_figures, study_figures
 from losslab.report.study_table import study_tables
@@ -48,18 +48,16 @@ def write_study_report(summary: Mapping[str, Any], folder: str | Path) -> Path:
     """
     recipe = {"source": "", "differs": [], **summary["recipe"]}
     acrosses = [found["across"] for found in summary["models"].values() if found["across"]]
-    models = []
+    models, row = [], metric(summary["metric"], summary)
     for place, table in enumerate(study_tables(summary), 1):
         found, name = summary["models"][table.model], f"model-{place}"
         if found["across"]:
-            save_study_figures(
-                found["across"], Path(folder) / "figures" / table.model, summary["metric"]
-            )
+            save_study_figures(found["across"], Path(folder) / "figures" / table.model, row)
         models.append(
             {
                 "name": name,
                 "table": table,
-                "charts": _charts(found["across"], name, table.model, summary["metric"]),
+                "charts": _charts(found["across"], name, table.heading, row),
                 "rates": _rates(found["rates"]),
             }
         )
@@ -78,14 +76,14 @@ def write_study_report(summary: Mapping[str, Any], folder: str | Path) -> Path:
     return target
 
 
-def _charts(across: Mapping[str, Any] | None, name: str, model: str, metric: str) -> list[Chart]:
+def _charts(across: Mapping[str, Any] | None, name: str, heading: str, row: Metric) -> list[Chart]:
     if across is None:
         return []
-    drawn = {width: study_figures(across, metric, width) for width in (WIDE, NARROW)}
+    drawn = {width: study_figures(across, row, width) for width in (WIDE, NARROW)}
 
     def chart(key: str) -> Chart:
         title, caption = _CHARTS[key]
-        seen = f"{title} of {listing(across['methods'])}, model {model}"
+        seen = f"{title} of {listing(across['methods'])}: {heading}"
         return make_chart(
             f"{name}-{key}", title, caption, lambda width: drawn[width][key], seen=seen
         )

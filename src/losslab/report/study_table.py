@@ -28,6 +28,7 @@ class StudyTable:
     """One model's table: headings, and a row of texts for each loss."""
 
     model: str
+    heading: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     sentences: tuple[str, ...]
@@ -40,10 +41,11 @@ def study_tables(summary: Mapping[str, Any]) -> list[StudyTable]:
 
 
 def _table(summary: Mapping[str, Any], model: str, found: Mapping[str, Any]) -> StudyTable:
-    row, across = metric(summary["metric"]), found["across"]
-    notes = _notes(found)
+    row, across = metric(summary["metric"], summary), found["across"]
+    notes, heading = _notes(found), found.get("heading", f"Model {model}")
     if across is None:
-        return StudyTable(model, (), (), (), (*notes, "too few finished data sets for statistics"))
+        few = "too few finished data sets for statistics"
+        return StudyTable(model, heading, (), (), (), (*notes, few))
     published = ((summary["recipe"].get("published") or {}).get("models") or {}).get(model, {})
     unit = row.difference_unit.replace("percentage ", "% ")
     headings = ["Loss", "Verdict", f"Change\n{unit}", "p\n(corr.)", "Wins", "Mean\nplace",
@@ -53,7 +55,7 @@ def _table(summary: Mapping[str, Any], model: str, found: Mapping[str, Any]) -> 
     rows = []
     for method in [across["baseline"], *(m for m in across["methods"] if m != across["baseline"])]:
         own, its = across["table"][method], across["mean_improvements"].get(method)
-        mean = -own["mean"] if row.name in ("nll", "brier", "ece") else own["mean"]
+        mean = -own["mean"] if row.larger_is_better is False else own["mean"]
         cells = [method, *_change(row, its), str(own["wins"]), f"{own['mean_place']:.2f}",
                  f"{own['mean_rank']:.2f}", value_text(row, mean)]  # fmt: skip
         if published:
@@ -64,6 +66,7 @@ def _table(summary: Mapping[str, Any], model: str, found: Mapping[str, Any]) -> 
     ]
     return StudyTable(
         model,
+        heading,
         tuple(headings),
         tuple(rows),
         (_friedman(across), *sentences),
@@ -106,6 +109,9 @@ def _is(p: str) -> str:
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
     notes = []
+    if len(set(found.get("judged", {}).values())) > 1:
+        own = ", ".join(f"{name} by {title}" for name, title in found["judged"].items())
+        notes.append(f"each task is judged by its own metric: {own}")
     if found["missing"]:
         names = ", ".join(found["missing"][:5]) + (", …" if len(found["missing"]) > 5 else "")
         notes.append(f"{len(found['missing'])} data sets left out, runs are missing: {names}")
@@ -125,7 +131,7 @@ def print_study(
     console.print(text(f"{runs['finished']} of {runs['planned']} runs finished"))
     for found in study_tables(summary):
         console.print()
-        console.print(text(f"Model {found.model}", "bold"))
+        console.print(text(found.heading, "bold"))
         if found.rows:
             table = Table(box=None, pad_edge=False, show_edge=False)
             kept = [
