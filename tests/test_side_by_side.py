@@ -16,8 +16,10 @@ from torch import nn
 from losslab.analysis.analyse import request
 from losslab.cli.progress import ComparisonProgress
 from losslab.errors import InputError
-from losslab.experiment import records, runner
+from losslab.experiment import records, runner, side_by_side
 from losslab.experiment.events import Analysed, EpochDone, RunFinished, RunStarted, Started
+from losslab.experiment.maker import Clock, Maker
+from losslab.experiment.plan import make_plan
 from losslab.experiment.runner import run
 from test_executors import is_alive, wait_until
 from test_runner import blobs, comparison, make_task, outcomes
@@ -224,3 +226,29 @@ def test_the_bar_counts_the_epochs_of_all(tmp_path):
         runs, epochs = watch.bars.tasks
         assert (runs.completed, runs.total) == (4, 4)
         assert (epochs.completed, epochs.total) == (12, 12)
+
+
+class Pieces(torch.utils.data.Dataset):
+    """Examples that are views of one large tensor, as graphs' are."""
+
+    def __init__(self):
+        whole = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+        self.examples = list(whole.unbind())
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        return self.examples[index], index % 3
+
+
+def test_views_are_handed_over_once(tmp_path):
+    """Oracle: the size of the data. Break: every view written with the whole of its tensor, which
+    made gigabytes of a thousand graphs."""
+    planned = few(tmp_path, task=make_task(train=Pieces()))
+    maker = Maker(planned, make_plan(planned), tmp_path, print, Clock(1, 1))
+    side_by_side._pack(maker, tmp_path / "packed")
+    assert (tmp_path / "packed").stat().st_size < 500 * 4 * 4 + 500 * 400
+    _, plan, _ = side_by_side._unpacked(tmp_path / "packed")
+    for (mine, _), (theirs, _) in zip(plan.task.train, planned.task.train, strict=True):
+        assert torch.equal(mine, theirs)

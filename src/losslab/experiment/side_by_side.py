@@ -68,9 +68,9 @@ def _pack(maker: Maker, place: Path) -> None:
     for name in MODULES & sys.modules.keys():
         cloudpickle.register_pickle_by_value(sys.modules[name])  # not importable by name there
     try:
-        with open(place, "wb") as file:
-            made = replace(maker.comparison, task_of=None)  # the plan has the tasks
-            cloudpickle.dump((made, maker.plan, maker.folder), file)
+        made = replace(maker.comparison, task_of=None)  # the plan has the tasks
+        # Not cloudpickle.dump: that would write every view of a tensor with the whole of it.
+        torch.save((made, maker.plan, maker.folder), place, pickle_module=cloudpickle)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
@@ -81,8 +81,8 @@ def _pack(maker: Maker, place: Path) -> None:
 
 @cache
 def _unpacked(place: Path) -> tuple[Any, ...]:
-    with open(place, "rb") as file:
-        return pickle.load(file)
+    # Mapped, the data lie in memory once, however many processes read them.
+    return torch.load(place, mmap=True, weights_only=False)
 
 
 def _work(job: _Job) -> None:

@@ -213,9 +213,9 @@ class Pictures(Dataset[Any]):
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         mirrored = self.mirrored and float(torch.rand(())) < 0.5
         image = self.image(number)
-        return image.flip(-1) if mirrored else image, self.target(number, mirrored)
+        return image.flip(-1) if mirrored else image, self.target_of(number, mirrored)
 
-    def target(self, number: int, mirrored: bool = False) -> Tensor:
+    def target_of(self, number: int, mirrored: bool = False) -> Tensor:
         """``(A, 5)``, without a look at the image."""
         objects = self.objects(number)
         boxes = objects.boxes
