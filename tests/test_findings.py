@@ -268,3 +268,18 @@ def test_a_folder_is_read_once_to_be_summed_up(monkeypatch, tmp_path):
     assert folder.summary["analyses"] == summary["analyses"]
     some = folder.records[0]["run_id"]
     assert folder.findings[some] == findings.load_findings(tmp_path, some)
+
+
+def test_the_pages_pictures_are_files_too(tmp_path):
+    """Oracle: the pictures of the page, counted. Break: one that is on the page alone, or analyses
+    of one name whose files overwrite each other."""
+    asked = [request("margins"), request("ood(far)"), request("ood(near)")]
+    by_name = {"far": blobs(20, 5), "near": blobs(20, 6)}.__getitem__
+    run(comparison(tmp_path, seeds=[0], analyses=asked, data_by_name=by_name))
+    page = write_report(tmp_path, figures=True)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    stems = {name.removesuffix(".png") for name in names if name.endswith(".png")}
+    assert len(stems) == page.read_text().count('<div class="paper wide">') >= 5
+    assert names == {f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")}
+    assert any(stem.startswith("analysis-ood-2") for stem in stems)
+    assert any(stem.startswith("analysis-ood-3") for stem in stems)

@@ -13,12 +13,21 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; default FOLDER/report.html")
     ] = None,
+    figures: Annotated[
+        bool,
+        typer.Option(
+            "--figures",
+            help="Also draw every picture as PNG and SVG, in figures beside the page (a study "
+            "always does)",
+        ),
+    ] = False,
 ) -> None:
     """Redraw the tables and the HTML report of a comparison or a study, finished or not.
 
     Examples:
 
         losslab report losslab-runs/digits-1a2b3c4d
+        losslab report losslab-runs/digits-1a2b3c4d --figures
         losslab report losslab-studies/ba-t4
     """
     from rich.console import Console
@@ -41,4 +50,4 @@ def report(
         )
     summary = summarize_folder(folder)
     records.write_json(folder / "summary.json", summary)
-    print_table(summary, Console(), report=write_report(folder, out=out))
+    print_table(summary, Console(), report=write_report(folder, out=out, figures=figures))

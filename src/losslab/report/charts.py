@@ -29,7 +29,8 @@ from losslab.report.svg import inline_svg
 class Chart:
     """One figure of the page, drawn for wide and for narrow screens, and how to read it.
 
-    A chart without drawings says in its ``note`` why it has none.
+    A chart without drawings says in its ``note`` why it has none. ``draw`` makes its figure for a
+    width, for files beside the page.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Chart:
     wide: Markup | None = None
     narrow: Markup | None = None
     note: str = ""
+    draw: Callable[[float], Figure] | None = None
 
 
 def make_chart(
@@ -54,7 +56,7 @@ def make_chart(
         Markup(inline_svg(draw(width), name=f"{name}-{kind}", title=seen))
         for kind, width in (("wide", figures.WIDE), ("narrow", figures.NARROW))
     )
-    return Chart(name, title, caption, wide, narrow, note)
+    return Chart(name, title, caption, wide, narrow, note, draw)
 
 
 def all_charts(folder: RunFolder, looks: Looks) -> list[Chart]:

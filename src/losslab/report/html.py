@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ from losslab.report.claims import claim_rows
 from losslab.report.folder import RunFolder, read_folder
 from losslab.report.notices import notices
 from losslab.report.numbers import NONE, SELECTIONS
+from losslab.report.panels import WIDE
 from losslab.report.style import Style, styles
+from losslab.report.svg import save_figure
 from losslab.report.template import fill, swatches
 from losslab.report.verdicts import VERDICTS
 
 
-def write_report(folder: Path, *, out: Path | None = None) -> Path:
+def write_report(folder: Path, *, out: Path | None = None, figures: bool = False) -> Path:
     """Draws the report of a run folder and returns where it lies.
 
     The page depends on the folder alone: the same folder gives the same bytes, whenever and however
@@ -26,6 +31,7 @@ def write_report(folder: Path, *, out: Path | None = None) -> Path:
     Args:
         folder: The folder that ``losslab compare`` wrote.
         out: The file to write; ``FOLDER/report.html`` if not given.
+        figures: Also draw ``figures/NAME.png`` and ``.svg`` beside it, one for each picture.
 
     Raises:
         InputError: If the folder holds no comparison, or a file of it is damaged.
@@ -35,14 +41,34 @@ def write_report(folder: Path, *, out: Path | None = None) -> Path:
         PosixPath('losslab-runs/digits/report.html')
     """
     target = Path(folder) / "report.html" if out is None else Path(out)
-    write_atomically(target, render(read_folder(Path(folder))).encode())
+    read = read_folder(Path(folder))
+    drawings = _drawings(read, styles(read.labels, read.controls))
+    page = fill("report.html", **_words(read), **drawings)
+    write_atomically(target, page.encode())
+    if figures:
+        _save(_charts(drawings), target.with_name("figures"))
     return target
 
 
-def render(folder: RunFolder) -> str:
-    """The page as text."""
-    looks = styles(folder.labels, folder.controls)
-    return fill("report.html", **_words(folder), **_drawings(folder, looks))
+def _charts(drawings: Mapping[str, Any]) -> list[charts.Chart]:
+    """All pictures of the page; those of an analysis bear its name: ``analysis-ood-0-energy``."""
+    made = [drawings["forest"], *drawings["charts"], drawings["controls_chart"]]
+    requests = Counter(section.analysis for section in drawings["analyses"])
+    for place, section in enumerate(drawings["analyses"], 1):
+        own = section.analysis
+        stem = f"analysis-{own}" if requests[own] == 1 else f"analysis-{own}-{place}"
+        for chart in section.charts:
+            rest = chart.name.removeprefix(f"{section.name}-")
+            rest = rest.removeprefix(own) if rest.startswith(own) else f"-{rest}"
+            made.append(replace(chart, name=stem + rest))
+    return [chart for chart in made if chart is not None]
+
+
+def _save(drawn: Iterable[charts.Chart], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for chart in drawn:
+        if chart.draw is not None:
+            save_figure(chart.draw(WIDE), folder / chart.name)
 
 
 def _words(folder: RunFolder) -> dict[str, Any]:

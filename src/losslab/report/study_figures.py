@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,6 +23,7 @@ from losslab.report.numbers import Metric, difference_text, interval_text, metri
 from losslab.report.panels import NARROW, WIDE, add_legend, make_panels
 from losslab.report.study_ranks import critical_difference
 from losslab.report.style import Looks, Style, look, styles
+from losslab.report.svg import save_figure
 from losslab.report.verdicts import verdict
 
 _ACCURACY = metric("accuracy")
@@ -245,12 +245,3 @@ def save_study_figures(
     for stem, figure in study_figures(summary, row).items():
         written += save_figure(figure, where / stem)
     return written
-
-
-def save_figure(figure: Figure, stem: Path) -> Sequence[Path]:
-    """``stem``.png and ``stem``.svg; letters are outlines there, so that it needs no fonts."""
-    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    with look(), mpl.rc_context({"svg.fonttype": "path"}):
-        figure.savefig(png, dpi=160)
-        figure.savefig(svg, metadata={"Date": None})
-    return png, svg

@@ -1,4 +1,4 @@
-"""A matplotlib figure as an SVG fragment that can stand inside an HTML page.
+"""A matplotlib figure as an SVG fragment that can stand inside an HTML page, or as files.
 
 Several fragments share one page, so every id gets a prefix of its figure's own; namespaces,
 metadata (with its date and its web addresses) and page-wide style rules are dropped. The same
@@ -11,8 +11,11 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -99,3 +102,12 @@ def swatch(style: Style) -> str:
         f'<path d="M1 6H31" fill="none" stroke="{style.color}" stroke-width="1.8"{pattern}/>'
         f"{_SHAPES[style.marker].format(paint=paint)}</svg>"
     )
+
+
+def save_figure(figure: Figure, stem: Path) -> Sequence[Path]:
+    """``stem``.png and ``stem``.svg; letters are outlines there, so that it needs no fonts."""
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    with look(), mpl.rc_context({"svg.fonttype": "path"}):
+        figure.savefig(png, dpi=160)
+        figure.savefig(svg, metadata={"Date": None})
+    return png, svg
