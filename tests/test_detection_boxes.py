@@ -13,13 +13,13 @@ from torch import nn
 import losslab
 from losslab.errors import InputError
 from losslab.experiment.shares import shares
-from losslab.experiment.tasks.average_precision import (
+from losslab.experiment.tasks.detection.average_precision import (
     AveragePrecision,
     Found,
     average_precision,
     detections,
 )
-from losslab.experiment.tasks.boxes import (
+from losslab.experiment.tasks.detection.boxes import (
     BACKGROUND,
     IGNORED,
     Objects,
@@ -31,7 +31,7 @@ from losslab.experiment.tasks.boxes import (
     overlaps,
     suppressed,
 )
-from losslab.experiment.tasks.detection_reading import AnchorReading
+from losslab.experiment.tasks.detection.detection_reading import AnchorReading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from losslab.errors import InputError
 from losslab.experiment.tasks import TaskOptions, build_task
-from losslab.experiment.tasks.augment import (
+from losslab.experiment.tasks.images.augment import (
     CHANGES,
     chosen,
     crop_and_flip,

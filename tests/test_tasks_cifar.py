@@ -30,8 +30,8 @@ from losslab.errors import InputError
 from losslab.experiment.batches import Batches
 from losslab.experiment.tasks import TaskOptions, build_task
 from losslab.experiment.tasks.build import model_names, task_names
-from losslab.experiment.tasks.cifar import CLASS_NAMES, OFFICIAL_SHA256, RECIPES
-from losslab.experiment.tasks.cifar_files import OFFICIAL, read_cifar
+from losslab.experiment.tasks.images.cifar import CLASS_NAMES, OFFICIAL_SHA256, RECIPES
+from losslab.experiment.tasks.images.cifar_files import OFFICIAL, read_cifar
 from losslab.experiment.train import train
 
 DATA = Path(os.environ.get("LOSSLAB_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from losslab.errors import InputError
 from losslab.experiment.tasks import TaskOptions, build_task
-from losslab.experiment.tasks.cifar import CLASS_NAMES
+from losslab.experiment.tasks.images.cifar import CLASS_NAMES
 
 NAMES = CLASS_NAMES["cifar10"]
 EACH = {"train": 4, "valid": 3, "test": 2}  # images of a class

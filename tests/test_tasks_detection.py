@@ -19,14 +19,15 @@ from losslab.errors import InputError
 from losslab.experiment.comparison_recipe import read_comparison
 from losslab.experiment.labels import label_counts
 from losslab.experiment.launch import Training
-from losslab.experiment.tasks import TaskOptions, build_task, coco
-from losslab.experiment.tasks import boxes as ours
-from losslab.experiment.tasks import retinanet as nets
-from losslab.experiment.tasks.boxes import anchors, decoded
-from losslab.experiment.tasks.coco import Files, read_coco
-from losslab.experiment.tasks.detection_reading import AnchorReading
-from losslab.experiment.tasks.shapes import NAMES, make_shapes
-from losslab.experiment.tasks.torchvision_parts import torchvision
+from losslab.experiment.tasks import TaskOptions, build_task
+from losslab.experiment.tasks.detection import boxes as ours
+from losslab.experiment.tasks.detection import coco
+from losslab.experiment.tasks.detection import retinanet as nets
+from losslab.experiment.tasks.detection.boxes import anchors, decoded
+from losslab.experiment.tasks.detection.coco import Files, read_coco
+from losslab.experiment.tasks.detection.detection_reading import AnchorReading
+from losslab.experiment.tasks.detection.shapes import NAMES, make_shapes
+from losslab.experiment.tasks.images.torchvision_parts import torchvision
 from losslab.experiment.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -215,8 +215,8 @@ def test_importing_the_tasks_is_light():
     code = (
         "import sys, torch; before = set(sys.modules);"
         "import losslab.experiment.tasks.build, losslab.experiment.task;"
-        "import losslab.experiment.tasks.digits, losslab.experiment.tasks.table;"
-        "import losslab.experiment.tasks.images, losslab.experiment.tasks.mnist;"
+        "import losslab.experiment.tasks.digits, losslab.experiment.tasks.tables.table;"
+        "import losslab.experiment.tasks.images.images, losslab.experiment.tasks.images.mnist;"
         "import losslab.experiment.tasks.python_file;"
         "new = {name.split('.')[0] for name in set(sys.modules) - before};"
         "print(sorted(new & {'pandas', 'sklearn', 'PIL', 'pyarrow', 'scipy', 'matplotlib'}))"

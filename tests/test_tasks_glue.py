@@ -20,8 +20,9 @@ import torch
 
 from losslab import loss
 from losslab.errors import InputError
-from losslab.experiment.tasks import TaskOptions, build_task, hugging_face
-from losslab.experiment.tasks.glue_files import FORMS, read_glue
+from losslab.experiment.tasks import TaskOptions, build_task
+from losslab.experiment.tasks.text import hugging_face
+from losslab.experiment.tasks.text.glue_files import FORMS, read_glue
 from losslab.experiment.train import train
 
 transformers = pytest.importorskip("transformers")
@@ -353,7 +354,7 @@ def test_real_files(name, majority):
     literature prints it."""
     if not (DATA / "glue").is_dir():
         pytest.skip(f"no real data: {DATA / 'glue'} (set LOSSLAB_DATA)")
-    from losslab.experiment.tasks.glue import _notes
+    from losslab.experiment.tasks.text.glue import _notes
 
     train, dev = read_glue(name, DATA)
     assert _notes(name, train, dev) == []

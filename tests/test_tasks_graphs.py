@@ -31,9 +31,9 @@ from losslab.experiment.comparison_recipe import read_comparison
 from losslab.experiment.runner import run
 from losslab.experiment.summary import load_planned
 from losslab.experiment.tasks import TaskOptions, build_task
-from losslab.experiment.tasks.graphs import OFFICIAL_SHA256, collate, split
-from losslab.experiment.tasks.sag_pool import SagPoolNetwork, torch_geometric
-from losslab.experiment.tasks.tu_files import decode, read_named
+from losslab.experiment.tasks.graph.graphs import OFFICIAL_SHA256, collate, split
+from losslab.experiment.tasks.graph.sag_pool import SagPoolNetwork, torch_geometric
+from losslab.experiment.tasks.graph.tu_files import decode, read_named
 from losslab.experiment.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

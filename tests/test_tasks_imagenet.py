@@ -18,8 +18,8 @@ from losslab import loss
 from losslab.errors import InputError
 from losslab.experiment.batches import Batches, own_randomness
 from losslab.experiment.tasks import TaskOptions, build_task
-from losslab.experiment.tasks.imagenet import make_model
-from losslab.experiment.tasks.large_images import MiddleView, RandomView, crop_box
+from losslab.experiment.tasks.images.imagenet import make_model
+from losslab.experiment.tasks.images.large_images import MiddleView, RandomView, crop_box
 from losslab.experiment.train import train
 
 WNIDS = ("n02", "n01", "n03")  # the list's order is not the alphabet's

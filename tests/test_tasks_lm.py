@@ -14,9 +14,9 @@ from torch.nn import functional as F
 import losslab
 from losslab.errors import InputError
 from losslab.experiment.tasks import TaskOptions, build_task
-from losslab.experiment.tasks.causal import Language
-from losslab.experiment.tasks.lm import IGNORED, Continuations, collate, numbered
-from losslab.experiment.tasks.lm_files import read_texts
+from losslab.experiment.tasks.text.causal import Language
+from losslab.experiment.tasks.text.lm import IGNORED, Continuations, collate, numbered
+from losslab.experiment.tasks.text.lm_files import read_texts
 from losslab.experiment.train import train
 from losslab.reading import TokenReading
 

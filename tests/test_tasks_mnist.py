@@ -217,7 +217,7 @@ def test_label_out_of_range(tmp_path):
 
 def test_the_other_set_is_recognised(tmp_path, monkeypatch):
     """Oracle: a folder whose label counts are another set's. Breaks if names alone are trusted."""
-    from losslab.experiment.tasks import mnist
+    from losslab.experiment.tasks.images import mnist
 
     monkeypatch.setitem(mnist.TRAIN_COUNTS, "mnist", [12] * 10)
     refused(

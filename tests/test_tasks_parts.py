@@ -9,7 +9,7 @@ from torch import nn
 
 from losslab.errors import InputError
 from losslab.experiment.tasks import TaskOptions
-from losslab.experiment.tasks.augment import crop_and_flip, flip_and_shift
+from losslab.experiment.tasks.images.augment import crop_and_flip, flip_and_shift
 from losslab.experiment.tasks.models import channel_statistics, cnn, liu2016, mlp, standardized
 from losslab.experiment.tasks.recipe import WARM_UP, Recipe, sgd, step_down, warm_up_then_cosine
 from losslab.experiment.tasks.split import keep, stratified_split

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from losslab.errors import InputError
-from losslab.experiment.tasks.residual import broad_resnet, preact_resnet, thin_resnet
+from losslab.experiment.tasks.images.residual import broad_resnet, preact_resnet, thin_resnet
 
 
 def parameters(model: nn.Module) -> int:

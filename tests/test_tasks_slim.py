@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from losslab.errors import InputError
-from losslab.experiment.tasks.residual import aggregated_resnet, quick_resnet
-from losslab.experiment.tasks.slim import (
+from losslab.experiment.tasks.images.residual import aggregated_resnet, quick_resnet
+from losslab.experiment.tasks.images.slim import (
     Excited,
     Shuffled,
     Skipped,
     efficientnet_b0,
     shufflenet_v2,
 )
-from losslab.experiment.tasks.timm_model import timm_model
+from losslab.experiment.tasks.images.timm_model import timm_model
 
 
 def parameters(model: nn.Module) -> int:
@@ -207,5 +207,5 @@ def test_timm_missing_or_broken(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "timm")
     (tmp_path / "timm.py").write_text("raise RuntimeError('operator nms does not exist\\nmore')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"\(operator nms does not exist\).*--force-reinstall"):
+    with pytest.raises(InputError, match=r"timm.*RuntimeError: operator nms does not exist\)"):
         timm_model("timm:resnet18", 10, 32)

@@ -20,12 +20,13 @@ from torch.nn import functional as F
 
 import losslab
 from losslab.errors import InputError
-from losslab.experiment.tasks import TaskOptions, build_task, translation
-from losslab.experiment.tasks.adam import AdamRecipe, inverse_square_root
-from losslab.experiment.tasks.parallel_text import read_iwslt14, read_multi30k
-from losslab.experiment.tasks.subwords import END, PAD, START, fit_subwords
-from losslab.experiment.tasks.translation import IGNORED, collate, translate
-from losslab.experiment.tasks.translator import Shape
+from losslab.experiment.tasks import TaskOptions, build_task
+from losslab.experiment.tasks.text import translation
+from losslab.experiment.tasks.text.adam import AdamRecipe, inverse_square_root
+from losslab.experiment.tasks.text.parallel_text import read_iwslt14, read_multi30k
+from losslab.experiment.tasks.text.subwords import END, PAD, START, fit_subwords
+from losslab.experiment.tasks.text.translation import IGNORED, collate, translate
+from losslab.experiment.tasks.text.translator import Shape
 from losslab.experiment.train import train
 
 DATA = Path(os.environ.get("LOSSLAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -314,7 +315,7 @@ def test_averages_no_more_epochs_than_there_are(tmp_path, small):
 
 @pytest.mark.parametrize("library", ["sentencepiece", "sacrebleu.metrics"])
 def test_a_missing_library_is_told_with_the_command(tmp_path, monkeypatch, small, library):
-    from losslab.experiment.tasks import subwords
+    from losslab.experiment.tasks.text import subwords
 
     put(tmp_path)
     subwords._fitted.cache_clear()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from losslab.experiment.tasks.beam import _Search, beam_search
-from losslab.experiment.tasks.subwords import END, PAD, START, UNKNOWN
-from losslab.experiment.tasks.translator import Decoding, Shape, Translator, positions
+from losslab.experiment.tasks.text.beam import _Search, beam_search
+from losslab.experiment.tasks.text.subwords import END, PAD, START, UNKNOWN
+from losslab.experiment.tasks.text.translator import Decoding, Shape, Translator, positions
 
 WORDS = 7
 SHAPE = Shape(width=8, heads=2, inner=12, layers=2, dropout=0.0)

@@ -155,7 +155,7 @@ def load_table(
     name: str, place: Path, target: str, validation_fraction: float, split_seed: int
 ) -> DataSet:
     """A table as ``losslab compare`` reads it: what is learned of columns comes from training."""
-    from losslab.experiment.tasks.table import build_table
+    from losslab.experiment.tasks.tables.table import build_table
 
     options = TaskOptions(
         target=target, validation_fraction=validation_fraction, split_seed=split_seed

@@ -55,21 +55,12 @@ def model_names() -> dict[str, tuple[str, ...]]:
 
     A user's own Python file brings its model along and is not among them.
     """
-    from losslab.experiment.tasks import (
-        cifar,
-        detection,
-        digits,
-        glue,
-        graphs,
-        imagenet,
-        images,
-        inaturalist,
-        lm,
-        mnist,
-        reviews,
-        table,
-        translation,
-    )
+    from losslab.experiment.tasks import digits
+    from losslab.experiment.tasks.detection import detection
+    from losslab.experiment.tasks.graph import graphs
+    from losslab.experiment.tasks.images import cifar, imagenet, images, inaturalist, mnist
+    from losslab.experiment.tasks.tables import table
+    from losslab.experiment.tasks.text import glue, lm, reviews, translation
 
     offered: dict[str, Iterable[str]] = {
         "digits": digits.RECIPES,
@@ -124,7 +115,7 @@ def build_task(name_or_path: str, options: TaskOptions | None = None) -> Task:
 
 def _build(name_or_path: str, options: TaskOptions) -> Task:
     from losslab.experiment.tasks.python_file import build_from_file, is_python_file
-    from losslab.experiment.tasks.table_file import is_table
+    from losslab.experiment.tasks.tables.table_file import is_table
 
     if options.text is not None and not is_table(name_or_path):
         refuse_unused(name_or_path, options, {"text": "it is no table"})
@@ -138,18 +129,18 @@ def _build(name_or_path: str, options: TaskOptions) -> Task:
         return build_from_file(str(path), options)
     if is_table(name_or_path):
         if options.text is not None:
-            from losslab.experiment.tasks.reviews import build_text_table
+            from losslab.experiment.tasks.text.reviews import build_text_table
 
             return build_text_table(path, options)
-        from losslab.experiment.tasks.table import build_table
+        from losslab.experiment.tasks.tables.table import build_table
 
         return build_table(path, options)
     if path.is_dir():
-        from losslab.experiment.tasks.graphs import build_graph_folder, holds_graphs
+        from losslab.experiment.tasks.graph.graphs import build_graph_folder, holds_graphs
 
         if holds_graphs(path):
             return build_graph_folder(path, options)
-        from losslab.experiment.tasks.images import build_images
+        from losslab.experiment.tasks.images.images import build_images
 
         return build_images(path, options)
     what = (
@@ -168,45 +159,45 @@ def _build_named(name: str, options: TaskOptions) -> Task:
 
         return build_digits(options)
     if name in ("cifar10", "cifar100"):
-        from losslab.experiment.tasks.cifar import build_cifar
+        from losslab.experiment.tasks.images.cifar import build_cifar
 
         return build_cifar(name, options)
     if name in ("imagenet", "tiny-imagenet"):
-        from losslab.experiment.tasks.imagenet import build_imagenet
+        from losslab.experiment.tasks.images.imagenet import build_imagenet
 
         return build_imagenet(name, options)
     if name == "inaturalist2018":
-        from losslab.experiment.tasks.inaturalist import build_inaturalist
+        from losslab.experiment.tasks.images.inaturalist import build_inaturalist
 
         return build_inaturalist(options)
     if name == "cinic10":
-        from losslab.experiment.tasks.cinic import build_cinic
+        from losslab.experiment.tasks.images.cinic import build_cinic
 
         return build_cinic(options)
     if name == "reviews":
-        from losslab.experiment.tasks.reviews import build_reviews
+        from losslab.experiment.tasks.text.reviews import build_reviews
 
         return build_reviews(options)
     if name.startswith("glue-"):
-        from losslab.experiment.tasks.glue import build_glue
+        from losslab.experiment.tasks.text.glue import build_glue
 
         return build_glue(name, options)
     if name in ("proteins", "nci1"):
-        from losslab.experiment.tasks.graphs import build_graphs
+        from losslab.experiment.tasks.graph.graphs import build_graphs
 
         return build_graphs(name, options)
     if name in ("shapes", "coco"):
-        from losslab.experiment.tasks.detection import build_coco, build_shapes
+        from losslab.experiment.tasks.detection.detection import build_coco, build_shapes
 
         return build_shapes(options) if name == "shapes" else build_coco(options)
     if name in ("lm", "lm-multi30k"):
-        from losslab.experiment.tasks.lm import build_lm
+        from losslab.experiment.tasks.text.lm import build_lm
 
         return build_lm(name, options)
     if name.startswith(("multi30k-", "iwslt14-")):
-        from losslab.experiment.tasks.translation import build_translation
+        from losslab.experiment.tasks.text.translation import build_translation
 
         return build_translation(name, options)
-    from losslab.experiment.tasks.mnist import build_mnist
+    from losslab.experiment.tasks.images.mnist import build_mnist
 
     return build_mnist(name, options)

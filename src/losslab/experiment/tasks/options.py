@@ -32,7 +32,7 @@ class TaskOptions:
         validation_fraction: Share of the examples held out for validation (of the training examples
             where the source comes with a test set, of all examples where it does not).
         augment: Random changes to training images, in this order, in place of the task's own: some
-            of `losslab.experiment.tasks.augment.CHANGES`; ``()`` for none (``cifar10``,
+            of `losslab.experiment.tasks.images.augment.CHANGES`; ``()`` for none (``cifar10``,
             ``cifar100``, ``cinic10``).
         dropout: Share of the last layer's inputs that are dropped in training (the same tasks).
         imbalance: Thin the training examples out to a long tail whose largest class has this many

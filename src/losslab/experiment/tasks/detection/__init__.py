@@ -1,0 +1,1 @@
+"""Tasks of objects to find in pictures, and the network for them."""

@@ -1,0 +1,1 @@
+"""Tasks of graphs to classify, and the network for them."""

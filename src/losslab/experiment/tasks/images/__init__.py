@@ -1,0 +1,1 @@
+"""Tasks of images to classify, and the networks for them."""

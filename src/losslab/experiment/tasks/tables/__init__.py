@@ -1,0 +1,1 @@
+"""Tasks of tables: a column to predict from the others."""

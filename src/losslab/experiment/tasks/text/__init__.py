@@ -1,0 +1,1 @@
+"""Tasks of texts: reviews, GLUE, translation, language models, and the networks for them."""
