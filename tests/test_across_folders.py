@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from losslab.cli.app import app
@@ -16,7 +17,7 @@ from losslab.experiment import records
 from losslab.experiment.across import summarize_across
 from losslab.experiment.across_folders import summarize_folders
 from losslab.experiment.runner import run
-from losslab.metrics import MORE
+from losslab.metrics import MORE, Metric
 from test_runner import blobs, comparison, make_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -120,6 +121,22 @@ def test_what_cannot_be_joined(folders, tmp_path):
     run(odd)
     with pytest.raises(InputError, match=r"under the same label in all comparisons.*a, b"):
         summarize_folders([folders[0], tmp_path / "odd"])
+
+
+def test_scores_of_a_hundred_are_not_added_to_shares(folders, tmp_path):
+    """Break: BLEU, in percent, beside accuracies: a mean difference a hundred times too large."""
+    bleu = Metric("bleu", "BLEU", unit="", margin=0.3)
+    scores_of = lambda model, split: {"bleu": 20 + 30 * model.weight[0, 0].item()}  # noqa: E731
+    task = make_task(
+        name="de-en", metrics=(bleu,), model_scores=scores_of, model=lambda: nn.Linear(4, 3)
+    )
+    made = comparison(tmp_path / "de-en", task=task, seeds=range(3), metric="bleu")
+    run(made)
+    run(replace(made, out=tmp_path / "fr-en", task=replace(task, name="fr-en")))
+    with pytest.raises(InputError, match=r"between −1 and 1, but de-en has bleu up to"):
+        summarize_folders([folders[0], tmp_path / "de-en"])
+    both = summarize_folders([tmp_path / "de-en", tmp_path / "fr-en"])
+    assert both["metric"] == "bleu"
 
 
 def test_the_command_prints_and_draws(folders, tmp_path):

@@ -42,6 +42,17 @@ def refuse(job):
     raise InputError(f"job {job} cannot be done: its data are missing.")
 
 
+class Stubborn(Exception):
+    """Cannot be made again from what it says, as pickle does it."""
+
+    def __init__(self, job, *, code):
+        super().__init__(f"job {job} failed with {code}")
+
+
+def fail(job):
+    raise Stubborn(job, code=7)
+
+
 @pytest.mark.parametrize("name", ["here", "processes"])
 def test_every_job_is_done_once(name):
     """Oracle: the squares. Break: a job lost or done twice."""
@@ -76,6 +87,16 @@ def test_what_a_job_raises_is_raised_here(name):
         pytest.raises(InputError, match="its data are missing"),
     ):
         list(executor.run(refuse, [1]))
+
+
+def test_an_error_that_cannot_be_sent_is_told_all_the_same():
+    """Break: an error that the parent cannot rebuild, which broke the pool: the job was made three
+    times, and memory was blamed."""
+    with (
+        executor_named("processes", workers=1) as executor,
+        pytest.raises(RuntimeError, match="Stubborn: job 1 failed with 7"),
+    ):
+        list(executor.run(fail, [1]))
 
 
 SLEEPER = """

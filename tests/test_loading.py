@@ -83,6 +83,29 @@ def test_others_read_them():
     assert [t.tolist() for _, t in batches] == [[0, 1], [2, 0], [1, 2], [0]]
 
 
+class Both(nn.Linear):
+    """Takes two parts, and is particular about what they come in."""
+
+    def forward(self, inputs):
+        assert isinstance(inputs, tuple)
+        return super().forward(torch.cat(inputs, dim=1))
+
+
+def twice(examples):
+    """A batch whose inputs are a tuple."""
+    x = torch.stack([x for x, _ in examples])
+    return (x, -x), torch.tensor([y for _, y in examples])
+
+
+def test_batches_come_as_they_were_put_together():
+    """Oracle: the batches read here. Break: tuples that arrive as lists, which a model takes for
+    something else, and arrays that arrive as tensors."""
+    run(task(collate=twice, model=lambda: Both(6, 3)), 2)
+    for loaders in (0, 2):
+        rows = loaded(Noisy(4), [[0, 1], [2, 3]], lambda of: (len(of), np.zeros(2)), loaders)
+        assert all(type(count) is int and type(zeros) is np.ndarray for count, zeros in rows)
+
+
 @pytest.mark.parametrize("loaders", [0, 2])
 def test_what_is_damaged_is_told_as_ever(loaders):
     """Break: a worker's traceback in the message."""

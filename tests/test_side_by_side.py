@@ -18,7 +18,8 @@ from losslab.cli.progress import ComparisonProgress
 from losslab.errors import InputError
 from losslab.experiment import records, runner, side_by_side
 from losslab.experiment.events import Analysed, EpochDone, RunFinished, RunStarted, Started
-from losslab.experiment.maker import Clock, Maker
+from losslab.experiment.launch import Training
+from losslab.experiment.maker import Clock, Maker, forget_checkpoint
 from losslab.experiment.plan import make_plan
 from losslab.experiment.runner import run
 from test_executors import is_alive, wait_until
@@ -126,6 +127,17 @@ def test_the_runs_of_a_killed_worker_are_made_again(tmp_path, monkeypatch):
     mark = str(tmp_path / "mark")
     run(few(tmp_path / "a", task=make_task(model=lambda: Dies(mark))), workers=2)
     assert Path(mark).exists() and len(records.load_all(tmp_path / "a")) == 4
+
+
+def test_runs_beside_each_other_do_not_take_the_checkpoints_folder_away(tmp_path):
+    """Oracle: the file system. Break: the folder deleted by the run that leaves it empty, just
+    when another has made it and is about to write there, which ended the comparison."""
+    place = tmp_path / "checkpoints"
+    records.write_atomically(place / "one.ckpt", b"")
+    forget_checkpoint(tmp_path, "one")
+    assert list(place.iterdir()) == []
+    run(few(tmp_path, training=Training(checkpoint_every=0.0)), workers=2)
+    assert not place.exists()
 
 
 class Raises(nn.Linear):

@@ -33,7 +33,7 @@ def summarize_folders(
     Args:
         folders: Of comparisons, finished or not.
         metric: What is compared; None takes each comparison's own, which must then all be better
-            when larger, as GLUE's are (accuracy, F1, Matthews correlation).
+            when larger and lie between −1 and 1, as GLUE's do (accuracy, F1, Matthews correlation).
         margin: The largest mean difference not worth having; None takes the metric's.
 
     Raises:
@@ -56,6 +56,8 @@ def summarize_folders(
             scores.append(found)
         else:
             lacking.append(name)
+        if row is OWN:
+            _refuse_other_scale(name, own, found)
     if len(used) < FEWEST_DATASETS:
         raise InputError(
             "Expected two or more comparisons with a seed for which every loss has finished, but "
@@ -164,6 +166,16 @@ def _mixed(names: Sequence[str], rows: Sequence[Metric]) -> Metric:
         f"Expected metrics that can be put together, shares of which larger is better, but got "
         f"{each}. Name one metric for all."
     )
+
+
+def _refuse_other_scale(name: str, row: Metric, scores: Sequence[Sequence[float]]) -> None:
+    """BLEU, of 100, beside accuracies would be all that a mean sees."""
+    largest = max((abs(value) for of_seed in scores for value in of_seed), default=0.0)
+    if largest > 1:
+        raise InputError(
+            f"Expected metrics that can be put together, between −1 and 1, but {name} has "
+            f"{row.name} up to {largest:.3g}. Name one metric for all."
+        )
 
 
 def _scores(

@@ -7,13 +7,15 @@
 ``work(job)`` must be importable from a module, and its job and result picklable. Results come back
 to the caller, who alone writes them down, so nothing is stored twice whatever dies. The jobs of a
 worker that dies (killed, out of memory) are given out again; when workers have died `TRIES` times
-in a row without a job getting done, that is an error. What ``work`` itself raises is raised here.
+in a row without a job getting done, that is an error. What ``work`` itself raises is raised here,
+by `Processes` as a `RuntimeError` where it cannot be sent.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -128,7 +130,7 @@ class Processes:
             self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker, (self._said,))
         numbers: dict[Future[R], int] = {}
         for number, job in left.items():
-            numbers[self._pool.submit(work, job)] = number
+            numbers[self._pool.submit(_sendable, work, job)] = number
         waiting = set(numbers)
         while waiting:
             done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
@@ -177,6 +179,22 @@ def _begin_worker(said: Any) -> None:
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _sendable(work: Callable[[J], R], job: J) -> R:
+    """``work(job)``; an error that could not be rebuilt in the parent, which takes that for a dead
+    worker, is told as a `RuntimeError`."""
+    try:
+        return work(job)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+            known = type(error).__module__ != "__mp_main__"  # the parent's script has another name
+        except Exception:
+            known = False
+        if known:
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def _end_with(sentinel: int) -> None:

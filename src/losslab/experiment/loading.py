@@ -42,6 +42,10 @@ class _Batches(Dataset[Any]):
             return error
 
 
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def loaded(
     dataset: Dataset[Any],
     rows: list[list[int]],
@@ -69,7 +73,15 @@ def loaded(
     own, workers = torch.Generator(), min(loaders, len(rows))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # they were asked for
-        ahead = iter(DataLoader(batches, batch_size=None, num_workers=workers, generator=own))
+        ahead = iter(
+            DataLoader(
+                batches,
+                batch_size=None,
+                num_workers=workers,
+                generator=own,
+                collate_fn=_as_it_is,  # torch's own would make lists of tuples, tensors of arrays
+            )
+        )
     for batch in ahead:
         if isinstance(batch, InputError):
             raise batch

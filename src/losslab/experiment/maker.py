@@ -183,12 +183,8 @@ def members_of(plan: Plan, runs: Iterable[str]) -> list[Member]:
 
 
 def forget_checkpoint(folder: Path, run: str) -> None:
-    """Delete a run's checkpoint, and the folder with the last one."""
-    kept = folder / "checkpoints"
-    if kept.is_dir():
-        _checkpoint(folder, run, math.inf).remove()
-        if not any(kept.iterdir()):
-            kept.rmdir()
+    """Delete a run's checkpoint. Their folder stays: a run beside it may be writing one there."""
+    _checkpoint(folder, run, math.inf).remove()
 
 
 def _checkpoint(folder: Path, run: str, every: float) -> Checkpoint:

@@ -19,7 +19,7 @@ writes and tells.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,8 @@ def _is_done(comparison: Comparison, folder: Path, run: str) -> bool:
 def _summarized(folder: Path) -> dict[str, Any]:
     summary = summarize_folder(folder)
     records.write_json(folder / "summary.json", summary)
+    with suppress(OSError):  # it is not there, or not empty
+        (folder / "checkpoints").rmdir()
     return summary
 
 
