@@ -10,6 +10,7 @@ from losslab.errors import InputError
 from losslab.experiment import findings
 from losslab.experiment.claims import judge_claims
 from losslab.experiment.comparison_recipe import read_comparison
+from losslab.experiment.launch import Training
 from losslab.experiment.plan import canonical_spec
 from losslab.experiment.recipe import kind_of, read_recipe, recipe_names, recipe_toml
 from losslab.experiment.recipe_text import parse
@@ -321,3 +322,24 @@ def test_two_values_of_the_same_models_are_told_apart():
     assert row.here == "loss=cross_entropy 1.000, loss=mixed(focus=0) 2.000"
     names = {"value": "margins/logits.mean", "against_value": "margins/logits.median"}
     assert claim_rows({"claims": [{**base, **names}]})[0].here.startswith("logits.median 1")
+
+
+def test_training_is_read_and_told(read, tmp_path):
+    """Oracle: the runs' own settings. Break: a section that changes nothing, or whose mistakes come
+    without their line."""
+    text = RECIPE.replace(
+        "[losses]", '[training]\nprecision = "bf16-mixed"\nclip = 2.0\n\n[losses]'
+    )
+    found = read(text).comparison(tmp_path / "made")
+    assert found.training == Training("bf16-mixed", 1, 2.0)
+    changed = read(text, changes={"training.precision": "32-true"})
+    assert changed.training == Training(clip=2.0) and read(RECIPE).training == Training()
+    for wrong, message in (
+        ('precision = "bf16"', r"line 11: Expected precision to be one of.*Did you mean"),
+        ("clip = -1.0", r"line 11: Expected clip to be"),
+        ('clip = "a"', r"line 11: "),
+        ("accumulate = 0", r"line 11: Expected accumulate"),
+        ("precison = 1", r"line 11: .*Did you mean 'precision'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read(RECIPE.replace("[losses]", f"[training]\n{wrong}\n\n[losses]"))

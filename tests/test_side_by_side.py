@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from losslab.analysis.analyse import request
 from losslab.cli.progress import ComparisonProgress
@@ -22,6 +23,7 @@ from losslab.experiment.launch import Training
 from losslab.experiment.maker import Clock, Maker, forget_checkpoint
 from losslab.experiment.plan import make_plan
 from losslab.experiment.runner import run
+from losslab.logodds import select
 from test_executors import is_alive, wait_until
 from test_runner import blobs, comparison, make_task, outcomes
 
@@ -138,6 +140,27 @@ def test_runs_beside_each_other_do_not_take_the_checkpoints_folder_away(tmp_path
     assert list(place.iterdir()) == []
     run(few(tmp_path, training=Training(checkpoint_every=0.0)), workers=2)
     assert not place.exists()
+
+
+def test_what_is_set_here_holds_in_the_workers(tmp_path, monkeypatch):
+    """Oracle: one process. Break: workers that compute by another kernel, or in float32."""
+    monkeypatch.setattr(select, "_requested", "eager")
+
+    def doubles(rows, seed):
+        x, y = blobs(rows, seed).tensors
+        return TensorDataset(x.double(), y)
+
+    parts = {"train": doubles(48, 1), "validation": doubles(30, 2), "test": doubles(30, 3)}
+    task = make_task(**parts, model=lambda: nn.Linear(4, 3))
+    torch.set_default_dtype(torch.float64)
+    try:
+        for workers in (1, 2):
+            run(few(tmp_path / str(workers), task=task), workers=workers)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert outcomes(tmp_path / "1") == outcomes(tmp_path / "2")
+    found = records.load_all(tmp_path / "2")
+    assert {record["environment"]["backend"] for record in found} == {"eager"}
 
 
 class Raises(nn.Linear):

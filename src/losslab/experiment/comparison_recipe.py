@@ -22,6 +22,7 @@ from losslab.analysis.request import Request
 from losslab.errors import InputError, nearest
 from losslab.experiment.claims import Claim
 from losslab.experiment.findings import DataFrom, source_of
+from losslab.experiment.launch import Training
 from losslab.experiment.plan import Comparison, canonical_spec
 from losslab.experiment.recipe import recipe_file
 from losslab.experiment.recipe_lines import KeyPath
@@ -34,8 +35,8 @@ from losslab.experiment.tasks import TaskOptions, build_task
 from losslab.metrics import METRICS
 
 FIRST = "small"
-_TOP = ("name", "title", "source", "differs", "seeds", "task", "losses", "rates", "analyses",
-        "decision", "claims", "sizes")  # fmt: skip
+_TOP = ("name", "title", "source", "differs", "seeds", "task", "training", "losses", "rates",
+        "analyses", "decision", "claims", "sizes")  # fmt: skip
 _TASK = ("name", "adversarial", "resample", *(field.name for field in fields(TaskOptions)))
 _CLAIM = ("text", "loss", "against", "value", "against_value", "expected", "ratio", "published")
 
@@ -53,6 +54,7 @@ class ComparisonRecipe:
         options: Changes to the task.
         adversarial: The attack of adversarial training, such as ``pgd(0.3)``.
         resample: Whether every seed has a split of its own.
+        training: Precision, accumulation, clipping.
         losses: Spec by label; the first is the baseline.
         rates: Factor of the learning rate by label, 1 where there is none.
         analyses: What is measured of every model.
@@ -71,6 +73,7 @@ class ComparisonRecipe:
     options: TaskOptions
     adversarial: str | None
     resample: bool
+    training: Training
     losses: dict[str, str]
     rates: dict[str, float]
     analyses: tuple[Request, ...]
@@ -101,6 +104,7 @@ class ComparisonRecipe:
             margin=self.margin,
             device=device,
             command=command,
+            training=self.training,
             analyses=self.analyses,
             data_by_name=DataFrom(self.options.data_dir),
             source=source_of(self.task, self.options, self.resample),
@@ -197,6 +201,7 @@ def read_comparison(
         options=options,
         adversarial=adversarial,
         resample=resample,
+        training=_read_training(top),
         losses=losses,
         rates=rates,
         analyses=analyses,
@@ -258,6 +263,18 @@ def _read_task(
     adversarial = section.string("adversarial", None) if "adversarial" in section.values else None
     resample = section.value("resample", False, bool, "true or false")
     return section.string("name"), options, adversarial, resample
+
+
+def _read_training(top: Section) -> Training:
+    """[training], which may be left out: precision, accumulate, clip."""
+    section = top.inner("training", ("precision", "accumulate", "clip"), required=False)
+    given = section.values if section else {}
+    for key, value in given.items():
+        try:
+            Training(**{key: value})
+        except (InputError, TypeError) as error:
+            raise top.error("training", str(error), key) from None
+    return Training(**given)
 
 
 def _read_rates(top: Section) -> dict[str, float]:

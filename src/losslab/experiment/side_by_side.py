@@ -23,6 +23,7 @@ from losslab.experiment.events import EpochDone, Event, RunFinished
 from losslab.experiment.executors import Processes, tell_parent
 from losslab.experiment.maker import Clock, Maker
 from losslab.experiment.tasks.python_file import MODULES
+from losslab.logodds.select import requested, set_backend
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,35 @@ class _Job:
     packed: Path
     run: str
     number: int | None
+    settings: _Settings
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What was set in this process for all that it computes, and is to hold in the others."""
+
     threads: int
+    backend: str
+    dtype: torch.dtype
+    matmul_precision: str | None  # None where it was set by PyTorch's newer names
+    deterministic: bool
+
+    @classmethod
+    def here(cls, threads: int) -> _Settings:
+        try:
+            precision = torch.get_float32_matmul_precision()
+        except RuntimeError:
+            precision = None
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        return cls(threads, requested(), torch.get_default_dtype(), precision, deterministic)
+
+    def take(self) -> None:
+        torch.set_num_threads(self.threads)
+        set_backend(self.backend)
+        torch.set_default_dtype(self.dtype)
+        if self.matmul_precision is not None:
+            torch.set_float32_matmul_precision(self.matmul_precision)
+        torch.use_deterministic_algorithms(self.deterministic)
 
 
 def make_side_by_side(maker: Maker, done: list[str], todo: list[str], workers: int) -> None:
@@ -43,7 +72,7 @@ def make_side_by_side(maker: Maker, done: list[str], todo: list[str], workers: i
     if not wanted:
         return
     workers = min(workers, wanted)
-    threads = max(1, torch.get_num_threads() // workers)
+    settings = _Settings.here(threads=max(1, torch.get_num_threads() // workers))
 
     def tell(event: Event) -> None:
         """The time left is that of all processes, which each of them cannot know."""
@@ -56,9 +85,9 @@ def make_side_by_side(maker: Maker, done: list[str], todo: list[str], workers: i
     with tempfile.TemporaryDirectory(prefix="losslab-") as place:
         packed = Path(place) / "comparison"
         _pack(maker, packed)
-        jobs = [_Job(packed, run, None, threads) for run in lacking]
+        jobs = [_Job(packed, run, None, settings) for run in lacking]
         first = len(done) + 1
-        jobs += [_Job(packed, run, n, threads) for n, run in enumerate(todo, start=first)]
+        jobs += [_Job(packed, run, n, settings) for n, run in enumerate(todo, start=first)]
         with Processes(workers, told=tell) as processes:
             for _ in processes.run(_work, jobs):
                 pass
@@ -86,7 +115,7 @@ def _unpacked(place: Path) -> tuple[Any, ...]:
 
 
 def _work(job: _Job) -> None:
-    torch.set_num_threads(job.threads)
+    job.settings.take()
     comparison, plan, folder = _unpacked(job.packed)
     maker = Maker(comparison, plan, folder, tell_parent, Clock(plan.task.epochs, 1))
     if job.number is None:

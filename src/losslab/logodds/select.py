@@ -105,6 +105,11 @@ def _insist(logits: Tensor, target: Tensor) -> None:
         )
 
 
+def requested() -> str:
+    """The backend that was asked for; ``"auto"`` where none was."""
+    return _requested
+
+
 def asked_for(name: str) -> bool:
     """Whether this backend was asked for by name, and plain operations are not wanted."""
     return _requested == name and not being_transformed()
