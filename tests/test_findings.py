@@ -17,6 +17,7 @@ from losslab.experiment.runner import run
 from losslab.experiment.summary import load_planned, summarize_folder
 from losslab.report import write_report
 from losslab.report.folder import read_folder
+from losslab.report.notices import notices
 from test_runner import blobs, comparison, make_task, outcomes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -283,3 +284,26 @@ def test_the_pages_pictures_are_files_too(tmp_path):
     assert names == {f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")}
     assert any(stem.startswith("analysis-ood-2") for stem in stems)
     assert any(stem.startswith("analysis-ood-3") for stem in stems)
+
+
+def test_models_that_learn_nothing_are_told(tmp_path):
+    """Oracle: a rate of nothing, so that every model answers one class; one that learns beside it.
+    Break: "no worthwhile difference" between models that learned nothing, without a word."""
+    still = make_task(
+        model=lambda: OneAnswer(), optimizer=lambda p: torch.optim.SGD(p, lr=1e-12), epochs=1
+    )
+    run(comparison(tmp_path / "still", task=still))
+    run(comparison(tmp_path / "moving"))
+    still, moving = (
+        [n.text for n in notices(read_folder(tmp_path / name)) if n.kind == "nothing learned"]
+        for name in ("still", "moving")
+    )
+    assert len(still) == 1 and still[0].startswith("ce, el and mix: every model answers one")
+    assert moving == []
+
+
+class OneAnswer(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 3)
+        nn.init.zeros_(self.weight)
+        self.bias.data = torch.tensor([1.0, 0.0, 0.0])

@@ -45,6 +45,7 @@ def summary_notices(
     return [
         *_optimistic(summary),
         *_coarse(summary),
+        *_unlearned(summary),
         *_diverged(summary, reasons or {}),
         *_missing(summary),
         *_refused(summary),
@@ -73,6 +74,28 @@ def _coarse(summary: Mapping[str, Any]) -> Iterable[Notice]:
             f"One test example is {size_text(row, step)}, more than the margin of "
             f"{size_text(row, summary['margin'])}: to show that there is no worthwhile difference "
             "takes very many seeds here, or a larger test set.",
+        )
+
+
+def _unlearned(summary: Mapping[str, Any]) -> Iterable[Notice]:
+    """Losses none of whose models tells two classes apart: their balanced accuracy is chance."""
+    chance = summary.get("diverged_count_as", {}).get("balanced_accuracy")
+    table = summary["table"][summary["selection"]]
+    constant = [
+        label
+        for label, row in table.items()
+        if chance is not None
+        and row["balanced_accuracy"]["n"]
+        and not row["balanced_accuracy"]["sd"]
+        and abs(row["balanced_accuracy"]["mean"] - chance) < 1e-9
+        and len(summary["diverged"].get(label, ())) < row["balanced_accuracy"]["n"]
+    ]
+    if constant:
+        yield Notice(
+            "nothing learned",
+            f"{listing(constant)}: every model answers one and the same class, so a difference of "
+            "zero between such losses says nothing of them. Train longer, at another rate, or with "
+            "more data.",
         )
 
 
