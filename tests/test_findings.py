@@ -298,7 +298,7 @@ def test_models_that_learn_nothing_are_told(tmp_path):
         [n.text for n in notices(read_folder(tmp_path / name)) if n.kind == "nothing learned"]
         for name in ("still", "moving")
     )
-    assert len(still) == 1 and still[0].startswith("ce, el and mix: every model answers one")
+    assert len(still) == 1 and still[0].startswith("ce, el, mix: every model answers one")
     assert moving == []
 
 
