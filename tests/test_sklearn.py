@@ -28,10 +28,11 @@ def test_scikit_learns_own_checks(estimator, check):
 
 
 @pytest.mark.parametrize("spec", ["cross_entropy", "encouraging", "mixed(focus=0.3)"])
-def test_a_first_step_is_the_losss(spec):
-    """Oracle: Adam's first step by hand, on all rows at once: rate × sign of the gradient. Break:
-    another loss, or classes in another order."""
-    settings = {"hidden_layer_sizes": (), "batch_size": len(X), "alpha": 0.0, "random_state": 3}
+@pytest.mark.parametrize("alpha", [0.0, 900.0, 2000.0])  # half of one, twice the other turn signs
+def test_a_first_step_is_the_losss(spec, alpha):
+    """Oracle: Adam's first step by hand, on all rows at once: rate × sign of the gradient, to which
+    the penalty adds α w / rows. Break: another loss, classes in another order, half a penalty."""
+    settings = {"hidden_layer_sizes": (), "batch_size": len(X), "alpha": alpha, "random_state": 3}
     names = np.array(["z", "a", "m"])[Y]  # sorted: a, m, z
     made = LossClassifier(spec, max_iter=1, learning_rate_init=0.01, **settings).fit(X, names)
     again = LossClassifier(spec, max_iter=1, learning_rate_init=1e-12, **settings).fit(X, names)
@@ -39,8 +40,9 @@ def test_a_first_step_is_the_losss(spec):
     target = torch.tensor(np.searchsorted(["a", "m", "z"], names))
     weight = start.weight.detach().clone().requires_grad_()
     losslab.loss(spec)(F.linear(inputs, weight, start.bias.detach()), target).backward()
+    gradient = weight.grad + alpha / len(X) * weight.detach()
     moved = made.network_[0].weight.detach() - start.weight.detach()
-    assert moved == pytest.approx(-0.01 * weight.grad.sign(), abs=1e-4)
+    assert moved == pytest.approx(-0.01 * gradient.sign(), abs=1e-4)
     assert list(made.classes_) == ["a", "m", "z"]
 
 
