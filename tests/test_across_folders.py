@@ -101,6 +101,27 @@ def test_other_seeds_and_lacking_runs(folders, tmp_path):
         summarize_folders([folders[0], two])
 
 
+def test_diverged_runs_are_told(folders, tmp_path):
+    """Oracle: by hand, one run broken. Break: a loss whose worst runs are left out without a word,
+    or counted as the commonest class without one."""
+    task = make_task(name="cola", metrics=(MORE["matthews"],))
+    run(comparison(tmp_path / "cola", task=task, seeds=range(3)))
+    broken = next(
+        path
+        for path in (tmp_path / "cola" / "runs").glob("*.json")
+        if (record := json.loads(path.read_text()))["loss"]["label"] == "el" and record["seed"] == 1
+    )
+    record = json.loads(broken.read_text())
+    record |= {"status": "diverged", "results": dict.fromkeys(records.SELECTIONS)}
+    broken.write_text(json.dumps(record))
+    both = [folders[0], tmp_path / "cola"]
+    counted = summarize_folders(both)["models"]["all"]
+    assert counted["diverged"] == {"el": 1} and counted["across"]["seeds"] == 3
+    left_out = summarize_folders(both, "nll")["models"]["all"]
+    assert left_out["diverged"] == {} and left_out["across"]["seeds"] is None
+    assert any("left out: el on cola (1)" in note for note in left_out["across"]["notes"])
+
+
 def test_what_cannot_be_joined(folders, tmp_path):
     """Break: a comparison counted twice, or accuracies added to losses."""
     with pytest.raises(InputError, match=r"one \(one\) twice"):

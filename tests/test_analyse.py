@@ -1,10 +1,13 @@
 """Analyses by name: options checked before any model, and models that return no logits."""
 
 import inspect
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 import losslab
 from losslab.analysis.analyse import ANALYSES, analyse, request
@@ -156,3 +159,36 @@ def test_numbers_of_the_noise_say_of_which_batches():
     for name in ("noise.trace", "escaping.trace", "escaping.matched"):
         assert quantity(name).told_of(found.details) == "batches of 8"
     assert quantity("hessian.trace").told_of(found.details) == ""
+
+
+class Views(Dataset):
+    """Examples that are seen otherwise each time, as random parts of photos are."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        drawn = [float(torch.randn(())), np.random.randn(), random.gauss(0, 1)]
+        return torch.tensor(drawn) + torch.eye(3)[index % 3], index % 3
+
+
+def test_the_seed_decides_what_is_seen_of_random_data():
+    """Oracle: the same again, in another order, after other draws. Break: random views by whatever
+    the process drew before, so that losses are compared on other views of the same images."""
+    network = nn.Linear(3, 3)
+
+    def values(*asked, seed=3):
+        torch.randn(7), np.random.randn(7), random.random()
+        about = Subject(network, losslab.loss("focal"), Views(), Views(), Views(), seed=seed)
+        return {one: analyse(about, request(one)).values for one in asked}
+
+    asked = ("generalisation", "representation(balanced=true, probe=false)")
+    state = torch.get_rng_state()
+    once = values(*asked)
+    assert values(*reversed(asked)) == once != values(*asked, seed=4)
+    torch.set_rng_state(state)
+    torch.randn(7)
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    values(asked[0])
+    assert torch.equal(torch.get_rng_state(), after)

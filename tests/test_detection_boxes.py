@@ -100,6 +100,15 @@ def test_anchors_stand_for_what_torchvision_says(count, seed):
         assert found[place] == expected
 
 
+def test_a_box_outside_of_the_image_has_no_anchor():
+    """Oracle: the other box alone. Break: an overlap of 0 that is the greatest of a faulty box, so
+    that every anchor stood for an object."""
+    places = anchors(64, (8, 16), 1.5)
+    inside, outside = [10.0, 10, 30, 30], [-50.0, -50, -40, -40]
+    both = matched(torch.tensor([inside, outside]), places)
+    assert torch.equal(both, matched(torch.tensor([inside]), places))
+
+
 def test_targets_of_an_image():
     """By hand: one object exactly on an anchor; and an image without any."""
     places = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 22], [30, 30, 40, 40]])

@@ -12,6 +12,8 @@ from torch.autograd import gradcheck
 
 import losslab
 from laws.settings import SPECS
+from losslab.experiment.shares import shares
+from losslab.reading import Reading
 from oracles import margins
 
 COUNTS = [100, 30, 7, 1]
@@ -186,6 +188,21 @@ def test_alternating_steps_pass_through():
     changed = change(logits, target)
     torch.testing.assert_close(first(logits, target), losslab.focal_loss(changed, target))
     torch.testing.assert_close(second(logits, target), losslab.complement_entropy(changed, target))
+
+
+def test_alternating_steps_add_up_in_pieces():
+    """Oracle: the whole batch. Break: class weights that nobody finds in a step, so that its pieces
+    count by their rows."""
+    loss = losslab.loss(
+        "logit_adjustment(complement_objective(focal), counts=[100, 30, 7, 1])",
+        weight=torch.tensor([0.1, 0.5, 2.0, 5.0]),
+    )
+    logits, target = torch.randn(12, 4), case(12)[1]
+    for step in loss.steps:
+        pieces = shares(target, step, Reading(), ranks=2, rank=0, pieces=2)
+        pieces += shares(target, step, Reading(), ranks=2, rank=1, pieces=2)
+        added = sum(part * step(logits[rows], target[rows]) for rows, part in pieces)
+        torch.testing.assert_close(added, step(logits, target))
 
 
 def test_saved_and_copied():

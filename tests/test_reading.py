@@ -421,6 +421,18 @@ def test_other_readings_are_not_stacked():
     )
 
 
+@pytest.mark.parametrize("selection", ["validation_selected", "best_on_test"])
+def test_what_the_finished_model_alone_is_asked_has_no_other_epoch(tmp_path, selection):
+    """Break: hours of training, and then no seed that has a BLEU at the epoch selected."""
+    bleu = metrics.Metric("bleu", "BLEU", unit="")
+    task = tokens_task(metrics=(bleu,), model_scores=lambda model, split: {"bleu": 1.0})
+    losses = [("a", "cross_entropy"), ("b", "focal")]
+    settings = {"out": tmp_path, "seeds": [0], "metric": "bleu"}
+    Comparison(task, losses, **settings)
+    with pytest.raises(InputError, match="selection 'last' with the metric 'bleu'"):
+        Comparison(task, losses, **settings, selection=selection)
+
+
 def test_a_comparison_is_judged_by_a_metric_of_the_task(tmp_path):
     """Oracle: the runs' own numbers. Another metric's differences, or a smaller-is-better one that
     is not turned round, fail."""

@@ -14,7 +14,7 @@ from losslab.analysis.classifier import scale_flags
 from losslab.analysis.finding import Finding
 from losslab.analysis.options import check_options
 from losslab.analysis.request import Request, read_request, refuse_unknown_options
-from losslab.analysis.subject import Subject
+from losslab.analysis.subject import Subject, drawn_by
 from losslab.errors import InputError
 from losslab.reading import Reading
 
@@ -107,7 +107,8 @@ def analyse(subject: Subject, asked: Request) -> Finding:
     known = ANALYSES[asked.name]
     refuse_other_rows(asked, subject.reading)
     try:
-        finding = known.measure(subject, **asked.options)
+        with drawn_by(subject.seed):
+            finding = known.measure(subject, **asked.options)
         if known.reads == "nothing":
             return finding
         told = scale_flags(subject.outputs("test")[0], energies=known.reads == "energies")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -51,7 +53,26 @@ class Subject:
         if split not in SPLITS:
             raise InputError(f"Expected split to be train, validation or test, but got {split!r}.")
         if split not in self._outputs:
-            self._outputs[split] = predict(
-                self.model, getattr(self, split), device=self.device, reading=self.reading
-            )
+            with drawn_by(self.seed):
+                self._outputs[split] = predict(
+                    self.model, getattr(self, split), device=self.device, reading=self.reading
+                )
         return self._outputs[split]
+
+
+@contextmanager
+def drawn_by(seed: int) -> Iterator[None]:
+    """Let the seed decide what data draw from the global generators as they are read, such as
+    random parts of training images; the caller's generators are left as they were."""
+    import numpy
+
+    python, numbers = random.getstate(), numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            numpy.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(numbers)

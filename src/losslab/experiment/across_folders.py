@@ -14,7 +14,7 @@ from losslab.errors import InputError, nearest
 from losslab.experiment import records
 from losslab.experiment.across import summarize_across
 from losslab.experiment.study_summary import FEWEST_DATASETS
-from losslab.experiment.summary import load_planned, metric_rows, run_value, stored
+from losslab.experiment.summary import COUNTED, load_planned, metric_rows, run_value, stored
 from losslab.metrics import Metric
 
 OWN = Metric("score", "Score")
@@ -27,8 +27,9 @@ def summarize_folders(
     """The statistics over the comparisons of some folders; ready for JSON, and for the pages.
 
     Losses are those that all comparisons have under the same label; the first one's baseline is
-    theirs. Of each comparison the seeds count for which all of these losses have finished. A
-    comparison without one, or with a diverged run that has no value, is left out, and named.
+    theirs. Of each comparison the seeds count for which all of these losses have finished with a
+    value; a diverged run has one where the metric is an accuracy. A comparison without such a seed
+    is left out. Both are named.
 
     Args:
         folders: Of comparisons, finished or not.
@@ -49,6 +50,8 @@ def summarize_folders(
     rows = [_row(folder, one, metric) for folder, one in zip(folders, comparisons, strict=True)]
     row = rows[0] if len({one.name for one in rows}) == 1 else _mixed(names, rows)
     used, scores, lacking = [], [], []
+    diverged: dict[str, int] = {}
+    without: list[str] = []
     for name, (comparison, planned), own in zip(names, loaded, rows, strict=True):
         found = _scores(comparison, planned, list(losses), own)
         if found:
@@ -56,6 +59,11 @@ def summarize_folders(
             scores.append(found)
         else:
             lacking.append(name)
+        for label, count in _diverged(planned, list(losses)).items():
+            if own.name in COUNTED:
+                diverged[label] = diverged.get(label, 0) + count
+            else:
+                without.append(f"{label} on {name} ({count})")
         if row is OWN:
             _refuse_other_scale(name, own, found)
     if len(used) < FEWEST_DATASETS:
@@ -79,6 +87,11 @@ def summarize_folders(
             "The comparisons have different numbers of seeds: their means were taken, and nothing "
             "is said of a single task's spread."
         )
+    if without:
+        across["notes"].append(
+            f"Seeds with a diverged run, which has no value, were left out: {', '.join(without)}. "
+            "What is left shows these losses at their best."
+        )
     judged = {name: own.title for name, own in zip(names, rows, strict=True)}
     return {
         "schema": records.SCHEMA,
@@ -101,7 +114,7 @@ def summarize_folders(
             "all": {
                 "heading": f"Over {len(used)} tasks",
                 "missing": lacking,
-                "diverged": {},
+                "diverged": diverged,
                 "rates": {},
                 "across": across,
                 "judged": judged,
@@ -195,6 +208,12 @@ def _scores(
         if len(values) == len(labels):
             table.append(values)
     return table
+
+
+def _diverged(planned: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, int]:
+    """How many runs of each loss diverged, of those that did."""
+    broken = [run["loss"]["label"] for run in planned if run["status"] == "diverged"]
+    return {label: broken.count(label) for label in labels if label in broken}
 
 
 def _cube(scores: Sequence[list[list[float]]]) -> list[Any]:

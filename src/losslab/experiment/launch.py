@@ -46,8 +46,8 @@ class Training:
         checkpoint_every: Seconds between checkpoints, where there is a place for them. Decides no
             number.
         loaders: Processes that read and augment batches ahead, for data that are not tensors; of
-            each of several processes its own. Decides no number, unless examples of the validation
-            or test split are random themselves.
+            each of several processes its own. Decides no number, unless examples that are measured
+            (validation, test, a training split that is followed) are random themselves.
 
     Example:
         >>> Training(accumulate=4, clip=1.0).settings()

@@ -105,6 +105,12 @@ class Comparison:
                 )
         _choose("metric", self.metric, self.judged)
         _choose("selection", self.selection, SELECTIONS)
+        asked_once = [row.name for row in self.task.metrics if row.measure is None]
+        if self.metric in asked_once and self.selection != "last":
+            raise InputError(
+                f"Expected the selection 'last' with the metric {self.metric!r}, which is measured "
+                f"of the finished model alone, but got {self.selection!r}; leave the selection out."
+            )
         if self.margin is not None and not 0 < self.margin < math.inf:
             raise InputError(
                 f"Expected margin to be a finite number above 0, but got {self.margin!r}; it is in "

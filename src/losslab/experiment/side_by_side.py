@@ -44,7 +44,7 @@ class _Settings:
     backend: str
     dtype: torch.dtype
     matmul_precision: str | None  # None where it was set by PyTorch's newer names
-    deterministic: bool
+    deterministic: int
 
     @classmethod
     def here(cls, threads: int) -> _Settings:
@@ -52,7 +52,7 @@ class _Settings:
             precision = torch.get_float32_matmul_precision()
         except RuntimeError:
             precision = None
-        deterministic = torch.are_deterministic_algorithms_enabled()
+        deterministic = torch.get_deterministic_debug_mode()
         return cls(threads, requested(), torch.get_default_dtype(), precision, deterministic)
 
     def take(self) -> None:
@@ -61,7 +61,7 @@ class _Settings:
         torch.set_default_dtype(self.dtype)
         if self.matmul_precision is not None:
             torch.set_float32_matmul_precision(self.matmul_precision)
-        torch.use_deterministic_algorithms(self.deterministic)
+        torch.set_deterministic_debug_mode(self.deterministic)
 
 
 def make_side_by_side(maker: Maker, done: list[str], todo: list[str], workers: int) -> None:

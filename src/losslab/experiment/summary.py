@@ -141,7 +141,7 @@ def summarize(comparison: Mapping[str, Any], planned: list[dict[str, Any]]) -> d
         "against_control": against_control,
         "table": table,
         "diverged": {label: found for label, found in diverged.items() if found},
-        "diverged_count_as": {metric: comparison["chance"][metric] for metric in _COUNTED},
+        "diverged_count_as": {metric: comparison["chance"][metric] for metric in COUNTED},
         "missing": {label: found for label, found in missing.items() if found},
     }
 
@@ -157,7 +157,7 @@ _COPIED = (
     "command",
     "skipped_controls",
 )
-_COUNTED = ("accuracy", "balanced_accuracy")
+COUNTED = ("accuracy", "balanced_accuracy")
 
 
 def run_value(
@@ -165,7 +165,7 @@ def run_value(
 ) -> float | None:
     """A run's test metric; of a diverged one, what it counts for, or None."""
     if record["status"] == "diverged":
-        return comparison["chance"][metric] if metric in _COUNTED else None
+        return comparison["chance"][metric] if metric in COUNTED else None
     value: float | None = record["results"][selection]["test"].get(metric)
     return value
 

@@ -52,7 +52,8 @@ class AdjustedLoss(_Loss):
         inner = getattr(self.loss, "steps", ())
         if len(inner) < 2:
             return (self,)
-        return tuple(lambda x, t, step=step: step(self.change(x, t), t) for step in inner)
+        # modules, so that a loop that divides batches finds the options of the loss in them
+        return tuple(AdjustedLoss(self.change, step) for step in inner)
 
     def set_progress(self, progress: float) -> None:
         for part in (self.change, self.loss):

@@ -80,7 +80,9 @@ def matched(boxes: Tensor, places: Tensor) -> Tensor:
 
     An anchor stands for the box it overlaps most if that is at least 0.5, and for none below 0.4;
     between them it is ignored. The anchors that overlap a box more than all others do stand for
-    what they overlap most, however little that is, so that no object goes without.
+    what they overlap most, however little that is, so that no object goes without. Only a box that
+    lies outside of the image, as in faulty annotations, may have none; in torchvision all anchors
+    without an object stand for it.
     """
     if not len(boxes):
         return torch.full((len(places),), BACKGROUND)
@@ -88,7 +90,8 @@ def matched(boxes: Tensor, places: Tensor) -> Tensor:
     most, number = shared.max(dim=0)
     chosen = torch.where(most >= _FOREGROUND, number, IGNORED)
     chosen[most < _BACKGROUND] = BACKGROUND
-    best_of_a_box = (shared == shared.amax(dim=1, keepdim=True)).any(dim=0)
+    best = shared.amax(dim=1, keepdim=True)
+    best_of_a_box = ((shared == best) & (best > 0)).any(dim=0)
     return torch.where(best_of_a_box, number, chosen)
 
 

@@ -28,7 +28,7 @@ RESNET50_URL = f"https://download.pytorch.org/models/{RESNET50}"
 
 
 class SmallRetinaNet(nn.Module):
-    """A RetinaNet of 0.4 million weights with anchors of 12 to 76 pixels.
+    """A RetinaNet of 0.56 million weights with anchors of 12 to 76 pixels.
 
     A backbone of plain convolutions with batch norm, levels of 1/8, 1/16 and 1/32 of the image, and
     heads of two convolutions. The last biases say `PRIOR` at first, as in Lin et al. (2017).
