@@ -23,6 +23,7 @@ from losslab.cli.study import (
 )
 
 _COMPARISON = "Recipes of one task"
+MOST_WORKERS = 4  # unless told: each holds a model, data and a library of its own
 
 
 def reproduce(
@@ -119,4 +120,5 @@ def _compare(
     )
     torch.set_num_threads(fitting_threads(comparison.task))
     alone = device != "cpu" or processes() > 1
-    carry_out(comparison, workers or (1 if alone else cores()), quiet, as_json)
+    fitting = 1 if alone else min(cores(), MOST_WORKERS)
+    carry_out(comparison, workers or fitting, quiet, as_json)

@@ -43,7 +43,8 @@ ExecutorName = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        help="Cells at once, or runs of a recipe of one task; default one a core",
+        help="Cells at once, or runs of a recipe of one task (at most 4 unless told); default "
+        "one a core",
         rich_help_panel=_WHERE,
     ),
 ]
