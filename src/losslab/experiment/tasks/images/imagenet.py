@@ -39,6 +39,7 @@ from losslab.experiment.tasks.official import places
 from losslab.experiment.tasks.options import TaskOptions, choose_model, refuse_unused
 from losslab.experiment.tasks.recipe import Recipe
 from losslab.experiment.tasks.split import keep, stratified_split
+from losslab.metrics import Metric
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # everybody's, of ImageNet
 FOLDERS = {
@@ -79,6 +80,7 @@ _GROUPS = {"resnext50": (32, 4), "resnext101": (32, 8)}
 MODELS = (*_BLOCKS, "shufflenet-v2", "efficientnet-b0")
 
 Files = list[tuple[str, int]]
+Found = tuple[list[str], tuple[Files, np.ndarray], tuple[Files, np.ndarray]]
 
 
 def build_imagenet(name: str, options: TaskOptions) -> Task:
@@ -86,36 +88,73 @@ def build_imagenet(name: str, options: TaskOptions) -> Task:
     refuse_unused(name, options, {"target": "the folders are the classes"})
     model = choose_model(name, options, MODELS, timm=True)
     source, under = _find(name, options.data_dir)
-    read = _read_imagenet if name == "imagenet" else _read_tiny
-    classes, (files, targets), (test_files, test_targets) = read(source, under)
+    large = name == "imagenet"
+    read = _read_imagenet if large else _read_tiny
     size = options.image_size or SIZES[name]
-    shorter = round(size * 256 / 224) if name == "imagenet" else size
-    fraction = options.validation_fraction or VALIDATION_FRACTION[name]
+    return photo_task(
+        name,
+        source,
+        read(source, under),
+        options,
+        model=model,
+        recipe=RECIPES[name],
+        views=(RandomView(size), MiddleView(size, round(size * 256 / 224) if large else size)),
+        fraction=VALIDATION_FRACTION[name],
+        official=OFFICIAL[name],
+    )
+
+
+def photo_task(
+    name: str,
+    source: Source,
+    found: Found,
+    options: TaskOptions,
+    *,
+    model: str,
+    recipe: Recipe,
+    views: tuple[RandomView, MiddleView],
+    fraction: float,
+    official: tuple[int, int],
+    each_class: str = "",
+    metrics: tuple[Metric, ...] = (),
+) -> Task:
+    """A task of photos that stay in their files, with the official validation images as test.
+
+    Args:
+        found: Classes, and files with class numbers of the training and of the test images.
+        views: How images are seen in training and in measuring.
+        fraction: Of the training images, held out for validation unless the options say otherwise.
+        official: Numbers of training and test images of the official set.
+        each_class: What the split's rule says beside of classes.
+    """
+    classes, (files, targets), (test_files, test_targets) = found
+    fraction = options.validation_fraction or fraction
     rest, held_out = stratified_split(targets, (fraction,), options.split_seed)
     rest = rest[keep(targets[rest], options.train_size, options.split_seed)]
-    random, middle = RandomView(size), MiddleView(size, shorter)
+    random, middle = views
 
     def part(rows: np.ndarray, view: RandomView | MiddleView) -> ImageFiles:
         return ImageFiles(source, [files[row] for row in rows], targets[rows].tolist(), view)
 
     train, validation = part(rest, random), part(held_out, middle)
     test = ImageFiles(source, test_files, test_targets.tolist(), middle)
-    found = (len(files), len(test_files))
+    counts = (len(files), len(test_files))
     task = Task(
         name=name,
         train=train,
         validation=validation,
         test=test,
         num_classes=len(classes),
-        model=partial(make_model, model, len(classes), size),
+        model=partial(make_model, model, len(classes), random.size),
         class_names=tuple(classes),
-        **RECIPES[name].changed_by(options).task_fields(),
+        metrics=metrics,
+        **recipe.changed_by(options).task_fields(),
     )
     facts = {
         "source": f"{name} files",
         "split": {
             "rule": "official validation images as test; validation stratified from the training "
-            "images",
+            f"images{each_class}",
             "seed": options.split_seed,
         },
         "preprocessing": [
@@ -124,8 +163,8 @@ def build_imagenet(name: str, options: TaskOptions) -> Task:
             "first layer: standardised by ImageNet's usual means and deviations",
         ],
         "notes": []
-        if found == OFFICIAL[name]
-        else [f"not the official {name}: {found[0]} training and {found[1]} test images"],
+        if counts == official
+        else [f"not the official {name}: {counts[0]} training and {counts[1]} test images"],
         "model": {"name": model},
         "sha256": fingerprint(train, validation, test),
     }
@@ -175,9 +214,7 @@ def _find(name: str, data_dir: str | Path | None) -> tuple[Source, str]:
     raise InputError(f"{wanted}; not found. Looked in {', '.join(map(str, looked))}.")
 
 
-def _read_imagenet(
-    source: Source, under: str
-) -> tuple[list[str], tuple[Files, np.ndarray], tuple[Files, np.ndarray]]:
+def _read_imagenet(source: Source, under: str) -> Found:
     """Classes, and files with class numbers of the training and the official validation images."""
     classes = sorted(path.name for path in (source.place / "train").iterdir() if path.is_dir())
     numbers = {name: number for number, name in enumerate(classes)}
@@ -192,9 +229,7 @@ def _read_imagenet(
     return classes, _complete(source, "train", train, classes), test
 
 
-def _read_tiny(
-    source: Source, under: str
-) -> tuple[list[str], tuple[Files, np.ndarray], tuple[Files, np.ndarray]]:
+def _read_tiny(source: Source, under: str) -> Found:
     """The like of Tiny ImageNet, whose validation images have their classes in a list."""
     classes = source.read(f"{under}wnids.txt").decode().split()
     numbers = {name: number for number, name in enumerate(classes)}

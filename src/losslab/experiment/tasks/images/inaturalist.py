@@ -17,7 +17,6 @@ training images in the list are recorded.
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,15 @@ import numpy as np
 
 from losslab.errors import InputError
 from losslab.experiment.task import Task
-from losslab.experiment.tasks.assemble import with_description
 from losslab.experiment.tasks.images import imagenet
 from losslab.experiment.tasks.images.large_images import (
-    ImageFiles,
     MiddleView,
     RandomView,
     Source,
-    fingerprint,
 )
 from losslab.experiment.tasks.official import places
 from losslab.experiment.tasks.options import TaskOptions, choose_model, refuse_unused
 from losslab.experiment.tasks.recipe import Recipe
-from losslab.experiment.tasks.split import keep, stratified_split
 from losslab.metrics.shots import shot_metrics
 
 NAME = "inaturalist2018"
@@ -50,8 +45,6 @@ VALIDATION_FRACTION = 1 / 100
 MODELS = ("resnet50", *(name for name in imagenet.MODELS if name != "resnet50"))
 RECIPE = Recipe(epochs=200, batch_size=512, lr=0.2, weight_decay=1e-4, nesterov=False)
 
-Files = list[tuple[str, int]]
-
 
 def build_inaturalist(options: TaskOptions) -> Task:
     """iNaturalist 2018, or another set in its form."""
@@ -59,49 +52,22 @@ def build_inaturalist(options: TaskOptions) -> Task:
     refuse_unused(NAME, options, {"imbalance": "its classes are a long tail already"})
     model = choose_model(NAME, options, MODELS, timm=True)
     source = _find(options.data_dir)
-    classes, (files, targets), (test_files, test_targets) = _read(source)
+    found = _read(source)
+    classes, (_, targets), _ = found
     size = options.image_size or SIZE
-    fraction = options.validation_fraction or VALIDATION_FRACTION
-    rest, held_out = stratified_split(targets, (fraction,), options.split_seed)
-    rest = rest[keep(targets[rest], options.train_size, options.split_seed)]
-    random, middle = RandomView(size), MiddleView(size, round(size * 256 / 224))
-
-    def part(rows: np.ndarray, view: RandomView | MiddleView) -> ImageFiles:
-        return ImageFiles(source, [files[row] for row in rows], targets[rows].tolist(), view)
-
-    train, validation = part(rest, random), part(held_out, middle)
-    test = ImageFiles(source, test_files, test_targets.tolist(), middle)
-    found = (len(files), len(test_files))
-    task = Task(
-        name=NAME,
-        train=train,
-        validation=validation,
-        test=test,
-        num_classes=len(classes),
-        model=partial(imagenet.make_model, model, len(classes), size),
-        class_names=tuple(classes),
+    return imagenet.photo_task(
+        NAME,
+        source,
+        found,
+        options,
+        model=model,
+        recipe=RECIPE,
+        views=(RandomView(size), MiddleView(size, round(size * 256 / 224))),
+        fraction=VALIDATION_FRACTION,
+        official=OFFICIAL,
+        each_class=", at least one of each class",
         metrics=shot_metrics(np.bincount(targets, minlength=len(classes)).tolist()),
-        **RECIPE.changed_by(options).task_fields(),
     )
-    facts = {
-        "source": f"{NAME} files",
-        "split": {
-            "rule": "official validation images as test; validation stratified from the training "
-            "images, at least one of each class",
-            "seed": options.split_seed,
-        },
-        "preprocessing": [
-            f"training: {random}",
-            f"measuring: {middle}",
-            "first layer: standardised by ImageNet's usual means and deviations",
-        ],
-        "notes": []
-        if found == OFFICIAL
-        else [f"not the official {NAME}: {found[0]} training and {found[1]} test images"],
-        "model": {"name": model},
-        "sha256": fingerprint(train, validation, test),
-    }
-    return with_description(task, facts)
 
 
 def _find(data_dir: str | Path | None) -> Source:
@@ -115,7 +81,7 @@ def _find(data_dir: str | Path | None) -> Source:
 
 def _read(
     source: Source,
-) -> tuple[list[str], tuple[Files, np.ndarray], tuple[Files, np.ndarray]]:
+) -> imagenet.Found:
     """Classes, and files with class numbers of the training and of the test images."""
     lists = [_list(source, name) for name in LISTS]
     categories = [{int(row["id"]): str(row["name"]) for row in found[2]} for found in lists]
@@ -158,7 +124,7 @@ def _other_form(source: Source, name: str, error: Exception) -> InputError:
 
 def _labelled(
     source: Source, name: str, images: list[Any], annotations: list[Any], numbers: dict[int, int]
-) -> tuple[Files, np.ndarray]:
+) -> tuple[imagenet.Files, np.ndarray]:
     """The images of a list, in the order of their names, and their class numbers."""
     try:
         category = {row["image_id"]: numbers[row["category_id"]] for row in annotations}
