@@ -79,7 +79,7 @@ def encouraging(
 
 def _two_logarithms(a: Tensor, rho: Number) -> Tensor:
     """−log p + ρ·log(1 − p), exactly −a at ρ = 1 and never ∞ − ∞."""
-    if not isinstance(rho, Tensor) and rho == 1:
+    if isinstance(rho, float | int) and rho == 1:
         return -a
     below = (1 - rho) * F.softplus(a, threshold=_LINEAR) - a
     return torch.where(a < 0, below, (1 - rho) * cross_entropy(a) - times(rho, a))
@@ -170,7 +170,7 @@ def generalized_cross_entropy(
     """
     if truncation is not None:
         a = a.clamp(min=logit(truncation))
-    q = q.clamp(min=_TINY) if isinstance(q, Tensor) else max(q, _TINY)
+    q = max(q, _TINY) if isinstance(q, float | int) else q.clamp(min=_TINY)
     return -_expm1(q * F.logsigmoid(a)) / q
 
 
@@ -240,9 +240,9 @@ def squared_hinge(a: Tensor, margin: float = 1.0) -> Tensor:
 
 def times(factor: Number, x: Tensor) -> Tensor:
     """factor·x, and 0 where the factor is 0 even if x is infinite."""
-    if isinstance(factor, Tensor):
-        return factor * torch.where((factor == 0) & x.isinf(), 0, x)
-    return factor * x if factor else 0 * x.masked_fill(x.isinf(), 0)
+    if isinstance(factor, float | int):
+        return factor * x if factor else 0 * x.masked_fill(x.isinf(), 0)
+    return factor * torch.where((factor == 0) & x.isinf(), 0, x)
 
 
 def _expm1(x: Tensor) -> Tensor:
