@@ -23,7 +23,7 @@ from losslab.errors import InputError
 from losslab.experiment.tasks import TaskOptions, build_task
 from losslab.experiment.tasks.split import stratified_split
 from losslab.experiment.tasks.text import reviews as builder
-from losslab.experiment.tasks.text.adamw import AdamWRecipe
+from losslab.experiment.tasks.text.adam import AdamWRecipe
 from losslab.experiment.tasks.text.lstm import SIZES, WordLSTM
 from losslab.experiment.tasks.text.sequences import lengths_of, trimmed
 from losslab.experiment.train import train

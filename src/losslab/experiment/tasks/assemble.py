@@ -136,7 +136,8 @@ def _describe_model(network: nn.Module) -> dict[str, Any]:
 
 def _describe_optimizer(task: Task, network: nn.Module) -> dict[str, Any]:
     optimizer = task.optimizer(network.parameters())
-    settings = {key: value for key, value in optimizer.defaults.items() if _is_plain(value)}
+    plain = {key: value for key, value in optimizer.defaults.items() if _is_plain(value)}
+    settings = {key: value for key, value in plain.items() if key not in ("fused", "foreach")}
     return {"name": type(optimizer).__name__, **settings}
 
 

@@ -20,7 +20,7 @@ from losslab.experiment.task import Task
 from losslab.experiment.tasks.assemble import with_description
 from losslab.experiment.tasks.options import TaskOptions, refuse_unused
 from losslab.experiment.tasks.split import keep, stratified_split
-from losslab.experiment.tasks.text.adamw import AdamWRecipe
+from losslab.experiment.tasks.text.adam import AdamWRecipe
 from losslab.experiment.tasks.text.encoder import describe_weights, fresh_encoder, tokens
 from losslab.experiment.tasks.text.glue_files import FORMS, KNOWN_SHA256, Sentences, read_glue
 from losslab.experiment.tasks.text.hugging_face import MINILM, Pretrained, pretrained

@@ -27,8 +27,7 @@ from losslab.experiment.task import SPLITS, Task
 from losslab.experiment.tasks.assemble import counted, with_description
 from losslab.experiment.tasks.options import TaskOptions, refuse_unused
 from losslab.experiment.tasks.recipe import Recipe
-from losslab.experiment.tasks.text.adam import AdamRecipe
-from losslab.experiment.tasks.text.adamw import AdamWRecipe
+from losslab.experiment.tasks.text.adam import AdamRecipe, AdamWRecipe
 from losslab.experiment.tasks.text.causal import TINY, Language, language
 from losslab.experiment.tasks.text.lm_files import Text, read_texts
 from losslab.experiment.tasks.text.parallel_text import read_multi30k

@@ -32,7 +32,7 @@ from losslab.experiment.tasks.official import places
 from losslab.experiment.tasks.options import TaskOptions, choose_model, refuse_unused
 from losslab.experiment.tasks.split import TEST_FRACTION, keep, stratified_split
 from losslab.experiment.tasks.tables.table_file import read_table, table_name, take_target
-from losslab.experiment.tasks.text.adamw import AdamWRecipe
+from losslab.experiment.tasks.text.adam import AdamWRecipe
 from losslab.experiment.tasks.text.lstm import SIZES, WordLSTM
 from losslab.experiment.tasks.text.words import LEAST_TIMES, numbered
 
