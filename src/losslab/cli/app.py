@@ -8,6 +8,7 @@ import typer
 
 from losslab.cli.across import across
 from losslab.cli.analyse import analyse
+from losslab.cli.atlas import atlas
 from losslab.cli.bench import bench
 from losslab.cli.compare import compare
 from losslab.cli.explain import explain
@@ -29,7 +30,8 @@ app = typer.Typer(
     "Start with: [bold]losslab compare --task digits --loss cross_entropy --loss encouraging"
     "[/bold]",
 )
-for verb in (compare, analyse, study, reproduce, across, report, losses, explain, bench, tasks):
+VERBS = (compare, analyse, study, reproduce, across, report, losses, explain, atlas, bench, tasks)
+for verb in VERBS:
     app.command()(verb)
 app.add_typer(recipes)
 app.add_typer(runs, name="runs")

@@ -65,7 +65,7 @@ def curves(loss: nn.Module, p: Tensor) -> tuple[Tensor, Tensor]:
         >>> curves(losslab.ExpectationLoss(), torch.tensor([0.5]))
         (tensor([0.5000], dtype=torch.float64), tensor([0.2500], dtype=torch.float64))
     """
-    value, slope = _value_and_slope(odds_function(loss)[0], torch.logit(p.double()))
+    value, slope = value_and_slope(odds_function(loss)[0], torch.logit(p.double()))
     return value, slope.abs()
 
 
@@ -83,7 +83,7 @@ def gradient_volume(loss: nn.Module) -> float | None:
     step = 1e-4
     a = torch.arange(-40 + step / 2, 40, step, dtype=torch.float64)
     weight = torch.sigmoid(a) * torch.sigmoid(-a)
-    integrand = _value_and_slope(psi, a)[1].abs() * weight
+    integrand = value_and_slope(psi, a)[1].abs() * weight
     if integrand[0] > 1e-9 * integrand.max():  # the hopeless end alone is infinite
         return math.inf
     return float(integrand.sum() * step)
@@ -93,11 +93,11 @@ def card(loss: nn.Module) -> Card:
     """Measure and describe a loss; what `losslab explain SPEC` prints."""
     psi, is_psi = odds_function(loss)
     grid = torch.arange(-60, 60, 1e-3, dtype=torch.float64)
-    value, slope = _value_and_slope(psi, grid)
+    value, slope = value_and_slope(psi, grid)
     peak = int(slope.abs().argmax())
     size = float(slope.abs()[peak])
     low, high = _limits(psi, float(value.abs().max()))
-    slopes = _value_and_slope(psi, torch.tensor([-_FAR, -_NEAR, _NEAR, _FAR]).double())[1].tolist()
+    slopes = value_and_slope(psi, torch.tensor([-_FAR, -_NEAR, _NEAR, _FAR]).double())[1].tolist()
     volume = gradient_volume(loss)
     described = _described(loss)
     return Card(
@@ -117,7 +117,7 @@ def card(loss: nn.Module) -> Card:
     )
 
 
-def _value_and_slope(psi: Callable[[Tensor], Tensor], a: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_slope(psi: Callable[[Tensor], Tensor], a: Tensor) -> tuple[Tensor, Tensor]:
     a = a.clone().requires_grad_()
     value = psi(a)
     if not value.requires_grad:  # a constant
