@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 
 from losslab.errors import InputError
@@ -322,7 +324,7 @@ def test_what_scrolls_can_be_reached_and_says_so(shown: Page) -> None:
     """Oracle: ARIA's rules for a scrolling region, and the style sheet. Fails when a table can be
     scrolled by a mouse alone, has no name, or is cut off without a sign."""
     boxes = [tag for _, tag in shown.tags if tag.get("class") == "scroll"]
-    assert len(boxes) == 7 + 1 + 1 + 1 + 3
+    assert len(boxes) == 1 + 7 + 1 + 1 + 1 + 3
     for box in boxes:
         assert (box["tabindex"], box["role"]) == ("0", "region") and box["aria-labelledby"]
     tables = len(shown.all("table"))
@@ -432,6 +434,100 @@ def test_every_figure_has_a_caption_and_an_alternative_text(shown: Page) -> None
         "Forest plot: " in pictures[0]["aria-label"]
         and "encouraging +" in pictures[0]["aria-label"]
     )
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three losses on five seeds; every run finished."""
+    losses = {"cross_entropy": 0.0, "encouraging": 0.02, "focal": -0.03}
+    return fake_folder(tmp_path_factory.mktemp("plain") / "f", losses, seeds=5)
+
+
+def test_what_else_changed_most(plain: Path) -> None:
+    """Oracle: scipy's t-interval on the raw records. Fails when a clear change is left out, one
+    that is not is listed, the order is not by how clear, or before and after are swapped."""
+    from scipy import stats
+
+    source = Page(write_report(plain)).source
+    table = source.partition('<table class="left moved">')[2].partition("</table>")[0]
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", table, re.S)
+    texts = [re.sub(r"<[^>]+>", " ", row).replace("\N{MINUS SIGN}", "-") for row in rows]
+    compared = summarize_folder(plain)["comparisons"]["last"]
+    expected = {}
+    for name in ("balanced_accuracy", "nll", "brier", "ece"):
+        for label in ("encouraging", "focal"):
+            ours, base = raw(plain, label, name=name), raw(plain, "cross_entropy", name=name)
+            difference = ours - base
+            half = stats.sem(difference) * stats.t.ppf(0.975, 4)
+            if compared[name][label]["verdict"] in ("better", "worse"):
+                key = abs(difference.mean()) / half
+                expected[key] = (label, name, base.mean(), ours.mean(), difference.mean())
+    assert 3 <= len(expected) == len(rows)
+    titles = {
+        "balanced_accuracy": "Balanced accuracy",
+        "nll": "NLL",
+        "brier": "Brier",
+        "ece": "ECE",
+    }
+    for text, key in zip(texts, sorted(expected, reverse=True), strict=True):
+        label, name, *numbers_of = expected[key]
+        assert text.split()[0] == label and titles[name] in text
+        scale = 1 if name in ("nll", "brier") else 100
+        found = [float(x) for x in re.findall(r"[-+]?\d+\.\d+(?=\s|$)", text)]
+        shown_numbers = found[0], found[2], found[4]
+        assert shown_numbers == pytest.approx([scale * x for x in numbers_of], abs=0.0051)
+
+
+def test_every_metric_is_explained() -> None:
+    """Oracle: the metrics that there are. Fails when one has no explanation on the page."""
+    from losslab.experiment.tasks.detection.average_precision import METRICS as AP
+    from losslab.experiment.tasks.text.translation import METRIC as BLEU
+    from losslab.metrics.catalog import METRICS, MORE
+    from losslab.metrics.shots import shot_metrics
+    from losslab.report.meanings import meaning
+
+    every = [*METRICS.values(), *MORE.values(), *AP, BLEU, *shot_metrics([500, 50, 5])]
+    assert len(every) > 15 and all(meaning(metric.name) for metric in every)
+
+
+def test_explanations_are_one_click_away(plain: Path, browser: Any) -> None:
+    """Oracle: what Chromium shows before and after the click. Fails when the words are missing, or
+    stand there unasked."""
+    tab = browser.new_page()
+    tab.goto(write_report(plain).as_uri())
+    words = tab.get_by_text("a confident mistake costs most")
+    assert not words.is_visible()
+    tab.get_by_text("What is NLL?").click()
+    assert words.is_visible()
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_figures_are_saved_from_the_page(
+    plain: Path, browser: Any, tmp_path: Path, kind: str, width: int
+) -> None:
+    """Oracle: the saved file, read by other programs: as wide as the figure is seen, and not
+    empty. Fails when the button does nothing, or saves the drawing for the other width."""
+    tab = browser.new_page(viewport={"width": width, "height": 800})
+    tab.goto(write_report(plain).as_uri())
+    figure = tab.locator("figure").first
+    seen = next(box for box in figure.locator("svg").all() if box.is_visible()).bounding_box()
+    with tab.expect_download() as download:
+        figure.get_by_role("button", name=kind.upper()).click()
+    assert download.value.suggested_filename == f"paired.{kind}"
+    path = tmp_path / "saved"
+    download.value.save_as(path)
+    if kind == "svg":
+        root = xml.etree.ElementTree.parse(path).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert float(root.get("width", "0")) == pytest.approx(seen["width"], abs=1)
+        assert "percentage points" in path.read_text() or width == 400
+    else:
+        image = np.asarray(Image.open(path).convert("L"))
+        assert image.shape[1] == pytest.approx(3 * seen["width"], abs=3)
+        assert image.min() < 100 and image[:5].min() > 250
+    tab.close()
 
 
 def test_the_forest_on_the_page_shows_the_records_differences(

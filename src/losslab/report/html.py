@@ -13,6 +13,7 @@ from losslab.report import charts, page
 from losslab.report.analyses.sections import sections
 from losslab.report.claims import claim_rows
 from losslab.report.folder import RunFolder, read_folder
+from losslab.report.moved import SHOWN, most_moved
 from losslab.report.notices import notices
 from losslab.report.numbers import NONE, SELECTIONS
 from losslab.report.panels import WIDE
@@ -101,10 +102,14 @@ def _words(folder: RunFolder) -> dict[str, Any]:
 
 def _drawings(folder: RunFolder, looks: dict[str, Style]) -> dict[str, Any]:
     pairs = [label for control, of in folder.controls.items() for label in (of, control)]
+    analysed = sections(folder, looks)
+    moved = most_moved(folder, analysed)
     return {
         "swatches": swatches(looks),
         "forest": charts.forest(folder, looks, folder.ordered),
         "charts": charts.all_charts(folder, looks),
         "controls_chart": charts.forest(folder, looks, pairs, name="paired-controls"),
-        "analyses": sections(folder, looks),
+        "analyses": analysed,
+        "moved": moved[:SHOWN],
+        "moved_count": len(moved),
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from losslab.report.folder import Json, RunFolder
+from losslab.report.meanings import meaning
 from losslab.report.numbers import (
     NONE,
     SELECTIONS,
@@ -69,6 +70,7 @@ class Table:
     caption: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    about: str = ""
 
 
 def change(row: Metric, entry: Mapping[str, Any]) -> Change:
@@ -153,7 +155,8 @@ def _results(folder: RunFolder, row: Metric) -> Table:
         entries = [table[selection][label][row.name] for selection in SELECTIONS]
         lines.append((label, tuple(_mean_cell(row, entry, seeds) for entry in entries)))
     headings = ("Loss", *SELECTIONS.values())
-    return Table(f"{row.heading} ({row.direction})", headings, tuple(lines))
+    caption = f"{row.heading} ({row.direction})"
+    return Table(caption, headings, tuple(lines), meaning(row.name))
 
 
 def _mean_cell(row: Metric, entry: Mapping[str, Any], seeds: int) -> Cell:

@@ -177,10 +177,10 @@ def _cell(how: Written, value: Json, label: str, seeds: int) -> ValueCell:
     if finite(compared["mean"]) is None:
         return ValueCell(text, None, count)
     change = how.change(compared["mean"], compared["low"], compared["high"])
-    return ValueCell(text, _clarity(compared), count, verdict(compared["verdict"]), *change)
+    return ValueCell(text, clarity(compared), count, verdict(compared["verdict"]), *change)
 
 
-def _clarity(compared: Json) -> float | None:
+def clarity(compared: Json) -> float | None:
     """The difference in half-widths of its interval: beyond ±1 the interval leaves out zero."""
     mean, low, high = (finite(compared[key]) for key in ("mean", "low", "high"))
     if mean is None or low is None or high is None:
