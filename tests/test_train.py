@@ -334,6 +334,27 @@ def test_every_example_comes_once_an_epoch_and_never_alone(rows, size):
 # ---- progress, selection, trouble ------------------------------------------------------------
 
 
+def test_numbers_too_small_to_compute_with_are_zero_while_it_trains():
+    """Oracle: 1e-40 times 1, before, while and after. Break: a network that trains ever slower as
+    unused weights decay, a mode left behind in the caller's thread."""
+
+    class Small(nn.Linear):
+        seen: list[float] = []  # noqa: RUF012
+
+        def forward(self, x):
+            self.seen.append((torch.tensor(1e-40) * 1.0).item())
+            return super().forward(x)
+
+    for before in (False, True):
+        torch.set_flush_denormal(before)
+        try:
+            train(make_task(model=lambda: Small(FEATURES, CLASSES)), nn.CrossEntropyLoss(), seed=0)
+            assert ((torch.tensor(1e-40) * 1.0).item() == 0) == before
+        finally:
+            torch.set_flush_denormal(False)
+    assert Small.seen and not any(Small.seen)
+
+
 def test_progress_is_the_fraction_of_training_done_before_each_batch():
     """Oracle: k/9 for k = 0 … 8. Progress by epoch, or counted after the step, fails it."""
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from losslab.experiment.batches import Batches, Reseed, derive_seed, own_randomness
+from losslab.experiment.denormals import denormals_flushed
 from losslab.experiment.stack import Stack, Unstackable
 from losslab.experiment.stack_losses import StackLosses, alike
 from losslab.experiment.stack_optimizer import StackOptimizer, rates_of, refuses
@@ -96,7 +97,7 @@ def train_together(
         >>> [run.accuracy for run in train_together(task, members)]  # doctest: +SKIP
     """
     tell = progress_callback or (lambda number, epoch: None)
-    with own_randomness(torch.device(device)) as reseed:
+    with own_randomness(torch.device(device)) as reseed, denormals_flushed():
         run = _Run(task, members, torch.device(device), reseed, followed_splits(follow))
         for epoch in range(1, task.epochs + 1):
             run.epoch(epoch, stop)

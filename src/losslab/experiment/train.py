@@ -35,6 +35,7 @@ from losslab.experiment.adversarial import attacked
 from losslab.experiment.averaging import WeightAverage
 from losslab.experiment.batches import Batches, Reseed, Split, derive_seed, own_randomness
 from losslab.experiment.checkpoint import Checkpoint, Position, Progress
+from losslab.experiment.denormals import denormals_flushed
 from losslab.experiment.launch import Machine, Training, machine_for
 from losslab.experiment.task import Task
 from losslab.experiment.watch import (
@@ -106,7 +107,7 @@ def train(
     device = machine.device
     scale_at = lr_scale if callable(lr_scale) else lambda _: lr_scale
     set_progress = getattr(criterion, "set_progress", None) or (lambda _: None)
-    with own_randomness(device) as reseed:
+    with own_randomness(device) as reseed, denormals_flushed():
         reseed(derive_seed(seed, "model"), everything=True)
         model = task.model().to(device)
         criterion.to(device)
