@@ -61,6 +61,11 @@ def explain(
 
 def text(card: Card) -> str:
     """The card as lines of text."""
+    return "\n".join([card.spec, *(f"  {name:<16} {value}" for name, value in facts(card))])
+
+
+def facts(card: Card) -> list[tuple[str, str]]:
+    """The card as names and values, in words."""
     unit = "" if card.is_psi else "  (on two classes: not a function of p alone)"
     rows = [
         ("formula", card.formula),
@@ -78,7 +83,7 @@ def text(card: Card) -> str:
     rows += [
         (name, value) for name, value in (("note", card.note), ("source", card.source)) if value
     ]
-    return "\n".join([card.spec, *(f"  {name:<16} {value}" for name, value in rows)])
+    return rows
 
 
 def draw(losses: dict, path: Path) -> None:

@@ -131,7 +131,7 @@ def linear_loss(
         split: which classes are here; not needed for a DTensor.
         linear_bias: (C_local,), those of this rank's classes.
         softcap, logit_scale, z_loss, chunk_rows: see :func:`losslab.linear_loss`.
-        return_rows: also return a :class:`losslab.linear.LinearRows`, alike on all ranks: whether
+        return_rows: also return a :class:`losslab.LinearRows`, alike on all ranks: whether
             each row is right, its margin, its log-odds and its log-sum-exp. Class indices only.
         options: ``weight`` (of all classes), ``ignore_index``, ``reduction``, ``label_smoothing``,
             ``zero_if_empty``, where ``loss`` is a spec or a ψ.
