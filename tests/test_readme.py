@@ -1,15 +1,28 @@
-"""The README and the docs say what is so."""
+"""The README and the docs say what is so.
 
+The ``python`` blocks of a page are run in order, in one namespace and in an empty folder, and
+``pycon`` blocks must print what they show. What only sets the stage stands in a comment,
+``<!-- python … -->``, which no reader sees.
+"""
+
+import doctest
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 import losslab
 
 PROJECT = Path(__file__).parent.parent
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [
+    *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((PROJECT / "docs").rglob("*.md")),
+]
+NAMES = [str(page.relative_to(PROJECT)) for page in PAGES]
+each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+_RUN = re.compile(r"^(?:```(python|pycon)|<!-- (python))\n(.*?)^(?:```|-->)$", re.S | re.M)
 
 
 def fenced(page: Path, language: str) -> list[str]:
@@ -18,15 +31,32 @@ def fenced(page: Path, language: str) -> list[str]:
     return [block for name, block in blocks if name == language]
 
 
-OWN_TEST = {"parallel.md", "robustness.md", "store.md"}
+OWN_TEST = {"robustness.md", "store.md"}  # they need a folder of runs, or take long as they are
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_python_blocks_run(page):
-    """A renamed function or argument in a page's code fails."""
-    if page.name not in OWN_TEST:
-        for block in fenced(page, "python"):
-            exec(compile(block, page.name, "exec"), {})
+@each_page
+def test_code_blocks_run(page, tmp_path, monkeypatch):
+    """Oracle: the output that the page shows. A renamed function or argument in its code fails."""
+    if page.name in OWN_TEST:
+        return
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {"__name__": "page"}
+    for language, hidden, block in _RUN.findall(page.read_text()):
+        if (language or hidden) == "python":
+            exec(compile(block, page.name, "exec"), names)
+        else:
+            run_console(block, names, page.name)
+
+
+def run_console(block: str, names: dict, page: str) -> None:
+    """A block of ``>>>`` lines; what it defines is there for the blocks below it."""
+    told = []
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    test = doctest.DocTestParser().get_doctest(block, names, page, page, 0)
+    doctest.DocTestRunner(optionflags=options).run(test, out=told.append, clear_globs=False)
+    assert not told, "".join(told)
+    names.update(test.globs)
 
 
 def test_specs_in_the_table_are_specs():
@@ -39,15 +69,25 @@ def test_specs_in_the_table_are_specs():
         losslab.loss(spec)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@each_page
 def test_links_lead_somewhere(page):
-    """A moved file breaks its links here."""
-    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    """A moved file, or a heading that was renamed, breaks its links here."""
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if "://" not in link:
-            assert (page.parent / link).exists(), link
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def anchors(page: Path) -> set[str]:
+    """GitHub's names of a page's headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@each_page
 def test_commands_are_commands(page):
     """Every `losslab …` line of code parses: no option that is not there."""
     import typer

@@ -19,7 +19,9 @@ DOCS = PROJECT / "docs"
 _OUTSIDE = re.compile(r"\]\(((?:\.\./)+)([\w./-]+)(#[\w-]+)?\)")
 _ITEM = re.compile(r"^- \[[^\]]+\]\((\w[\w-]*)\.md\)", re.M)
 _SVG = re.compile(r"^!\[([^\]]*)\]\((figures/[\w-]+\.svg)\)$", re.M)
-_ROOT_PAGES = {"README.md": "index", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changes"}
+_FROM_ROOT = re.compile(r"\]\((?!\w+://|#)(docs/)?")
+_COMMENT = re.compile(r"^<!--.*?-->\n", re.S | re.M)
+_ROOT_PAGES = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changes"}
 
 
 def stage(source: Path, *, losses: Sequence[str], reference: Sequence[str]) -> None:
@@ -34,9 +36,11 @@ def stage(source: Path, *, losses: Sequence[str], reference: Sequence[str]) -> N
             text += (source / "losses.part").read_text() + _toctree("", losses)
         (source / page.name).write_text(text)
     for name, stem in _ROOT_PAGES.items():
-        if stem != "index":
-            page_text = (PROJECT / name).read_text().replace("](docs/", "](")
-            (source / f"{stem}.md").write_text(_for_site(page_text, linked, depth=0))
+        text = (PROJECT / name).read_text()
+        text = _FROM_ROOT.sub(lambda m: "](" if m[1] else "](../", text)
+        (source / f"{stem}.md").write_text(_for_site(text, linked, depth=0))
+    for page in sorted((source / "losses").glob("*.md")):
+        page.write_text(_for_site(page.read_text(), linked, depth=1))
     for path in sorted(linked):
         _write_file_page(source, path, linked)
 
@@ -52,7 +56,7 @@ def contents(index: str, pages: Sequence[str], reference: Sequence[str]) -> str:
     others = sorted(set(pages) - named)
     if others:
         parts.append(_toctree("More", others))
-    parts.append(_toctree("Reference", [*reference, "contributing", "changes"]))
+    parts.append(_toctree("Reference", [*reference, "README <readme>", "contributing", "changes"]))
     return "\n" + "\n".join(parts)
 
 
@@ -71,7 +75,7 @@ def _for_site(text: str, linked: set[str], *, depth: int) -> str:
         linked.add(path)
         return f"]({'../' * depth}{file_page(path)}.md)"
 
-    text = _OUTSIDE.sub(place, text)
+    text = _OUTSIDE.sub(place, _COMMENT.sub("", text))
     return _SVG.sub(lambda m: inlined((DOCS / m[2]).read_text(), m[1]), text)
 
 
