@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench docs linkcheck clean
 
 demo: $(READY)  ## the main job on embedded real data, in about a minute
 	$(BIN)/losslab compare --task digits --seeds 10 \
@@ -27,6 +27,12 @@ format: $(READY)
 
 bench: $(READY)  ## time and memory of the losses on this machine, in about a minute
 	$(BIN)/losslab bench
+
+docs: $(READY)  ## the documentation as a site in build/site; a warning fails it
+	$(BIN)/python docs/site/build.py
+
+linkcheck: $(READY)  ## asks the network whether links to other sites lead somewhere
+	$(BIN)/python docs/site/build.py --linkcheck build/linkcheck
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -85,7 +85,9 @@ def test_the_contents_name_every_page(site):
 def test_nothing_is_fetched(site):
     """The site works without a network: no script, style or picture comes from elsewhere."""
     for page in site.rglob("*.html"):
-        fetched = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"', page.read_text())
+        fetched = re.findall(
+            r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"', page.read_text()
+        )
         assert not fetched, page
 
 

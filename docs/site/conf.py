@@ -43,7 +43,10 @@ add_module_names = False
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!losslab).*"),
-    ("py:class", r"losslab\..*\.(_\w+|Psi|Data|Loss|Step|Counts|Array|LossMaker|Plan|Progress|Rows|T)"),
+    (
+        "py:class",
+        r"losslab\..*\.(_\w+|Psi|Data|Loss|Step|Counts|Array|LossMaker|Plan|Progress|Rows|T)",
+    ),
 ]
 
 html_theme = "furo"

@@ -11,11 +11,32 @@ from losslab.cli.explain import facts
 from losslab.losses.catalog import ROWS, Row
 from losslab.losses.explain import card
 
+# Beside cross-entropy and the loss as it is: settings worth a curve.
+SHOWN = {
+    "mixed": ["mixed(focus=0)", "mixed(focus=0.3)", "mixed(focus=0.4)"],
+    "encouraging": [
+        "encouraging(log_end=0.5)",
+        "encouraging",
+        "encouraging(log_end=1)",
+        "encouraging(bonus_start=0.5)",
+    ],
+    "encouraging_power": ["encouraging_power", "encouraging_power(gamma=4)"],
+    "focal": ["focal(gamma=1)", "focal", "focal(gamma=5)"],
+    "halted_focal": ["focal", "halted_focal"],
+    "generalized_cross_entropy": [
+        "generalized_cross_entropy(q=0.3)",
+        "generalized_cross_entropy",
+        "generalized_cross_entropy(truncation=0.3)",
+    ],
+    "tamed_cross_entropy": ["tamed_cross_entropy", "tamed_cross_entropy(alpha=1)"],
+    "mean_squared_error": ["mean_squared_error", "mean_squared_error(mirror=true)"],
+}
+
 WORDS = Path(__file__).parent.parent / "losses"
 
 
 def write_losses(source: Path) -> list[str]:
-    """All pages below ``source``, and the part of losses.md that names them; returns their names."""
+    """All pages, and the part of losses.md that names them, below ``source``; their names."""
     folder = source / "losses"
     folder.mkdir(parents=True)
     for row in ROWS:
@@ -28,7 +49,8 @@ def page(row: Row) -> str:
     """Title and summary, formula, curves, card; use and evidence; reference and source."""
     head, rest = words(row)
     module = losslab.loss(row.name)
-    shown = {"cross_entropy": losslab.loss("cross_entropy"), row.name: module}
+    specs = dict.fromkeys(["cross_entropy", *SHOWN.get(row.name, [row.name])])
+    shown = {spec: losslab.loss(spec) for spec in specs}
     curve = loss_curves(shown, row.name, f"Loss and slope of {row.name} against p")
     note = f"\n{row.note}\n" if row.note else ""
     return (
@@ -45,7 +67,13 @@ def words(row: Row) -> tuple[str, str]:
 
 def overview() -> str:
     """The table of all losses."""
-    lines = ["", "## All of them", "", "| loss | formula | slope at p → 0, p → 1 |", "|---|---|---|"]
+    lines = [
+        "",
+        "## All of them",
+        "",
+        "| loss | formula | slope at p → 0, p → 1 |",
+        "|---|---|---|",
+    ]
     for row in ROWS:
         found = dict(facts(card(losslab.loss(row.name))))
         slope = found["slope ψ'(a)"].split("  (")[0]
@@ -58,10 +86,13 @@ def overview() -> str:
 
 
 def _formula(row: Row) -> str:
-    aliases = f"\n\nAlso: {', '.join(f'`{alias}`' for alias in row.aliases)}." if row.aliases else ""
+    aliases = (
+        f"\n\nAlso: {', '.join(f'`{alias}`' for alias in row.aliases)}." if row.aliases else ""
+    )
     parameters = ", ".join(p.shown for p in row.parameters)
     spec = f"{row.name}({parameters})" if parameters else row.name
-    return f"```text\n{row.formula}\n```\n\nSpec: `{spec}`{aliases}\n"
+    formula = f"```{{code-block}} none\n:class: formula\n\n{row.formula}\n```\n"
+    return f"{formula}\nSpec: `{spec}`{aliases}\n"
 
 
 def _card(row: Row, module: object) -> str:

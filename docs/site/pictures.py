@@ -29,6 +29,7 @@ _PAGE_COLORS = {
     "#ffffff": "var(--color-background-primary)",
     "white": "var(--color-background-primary)",
 }
+_WIDTH = 4.2  # inches, for telephones as well
 _COLOR = re.compile("|".join(rf"{color}\b" for color in _PAGE_COLORS))
 
 
@@ -57,7 +58,7 @@ def draw_against_log_odds() -> Figure:
     a = torch.linspace(-6, 6, 241, dtype=torch.float64)
     looks = styles(specs)
     with look():
-        made = make_panels(1, 5.2, least=2.5, height=3.0, legend=specs)
+        made = make_panels(1, _WIDTH, least=2.5, height=2.7, legend=specs)
         axes = made.axes[0]
         for spec in specs:
             psi, _ = odds_function(losslab.loss(spec))
@@ -65,7 +66,7 @@ def draw_against_log_odds() -> Figure:
         axes.set_xlabel("log-odds a of the true class")
         axes.set_title("ψ(a), nats")
         axes.set_ylim(-6.2, 7.2)
-        add_legend(made.figure, specs, looks, 5.2)
+        add_legend(made.figure, specs, looks, _WIDTH)
     return made.figure
 
 
@@ -92,11 +93,12 @@ def draw_float32() -> Figure:
     found = pull_in_float32(a)
     looks = styles(list(found))
     with look():
-        made = make_panels(1, 5.2, least=2.5, height=3.0, legend=list(found))
+        made = make_panels(1, _WIDTH, least=2.5, height=2.7, legend=list(found))
         axes = made.axes[0]
-        for name, pull in found.items():
+        for i, (name, pull) in enumerate(found.items()):
             seen = pull > 0
-            marked_line(axes, name, a[seen], pull[seen], looks[name], markevery=(8, 24))
+            above = {"markevery": (8 + 12 * (i % 2), 24), "zorder": 4 - i}
+            marked_line(axes, name, a[seen], pull[seen], looks[name], **above)
         end = a[found["F.cross_entropy"] > 0].max().item()
         axes.annotate(
             "exactly 0 from here on",
@@ -109,7 +111,7 @@ def draw_float32() -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("log-odds a of the true class")
         axes.set_title("pull on the true class's logit, float32")
-        add_legend(made.figure, list(found), looks, 5.2)
+        add_legend(made.figure, list(found), looks, _WIDTH)
     return made.figure
 
 

@@ -89,7 +89,7 @@ def losslab_page() -> str:
     if missing:
         raise SystemExit(f"docs/site/reference.py: no group for {', '.join(sorted(missing))}")
     text = _heading("losslab", "=")
-    text += "The functions and modules of each loss are on the :doc:`pages of the losses <../losses>`.\n\n"
+    text += "Each loss's functions and modules are on its :doc:`page <../losses>`.\n\n"
     for group, names in GROUPS.items():
         text += _heading(group, "-")
         text += "".join(_entry("losslab", name, attrgetter(name)(losslab)) for name in names)
@@ -111,7 +111,9 @@ _NOT_OURS = "set_fit_request, set_score_request"  # scikit-learn's, on LossClass
 
 def _entry(module: str, name: str, thing: object) -> str:
     if inspect.isclass(thing):
-        members = "" if issubclass(thing, tuple) else f"   :members:\n   :exclude-members: {_NOT_OURS}\n"
+        members = (
+            "" if issubclass(thing, tuple) else f"   :members:\n   :exclude-members: {_NOT_OURS}\n"
+        )
         return f".. autoclass:: {module}.{name}\n{members}\n"
     if callable(thing):
         return f".. autofunction:: {module}.{name}\n\n"
@@ -128,8 +130,9 @@ def command_line() -> str:
     runner, root = CliRunner(), typer.main.get_command(app)
     text = _heading("Command line", "=")
     for verb in sorted(root.commands):  # type: ignore[attr-defined]
-        environment = {"TERMINAL_WIDTH": "96", "COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb"}
-        shown = runner.invoke(app, [verb, "--help"], env=environment).output
+        environment = {"TERMINAL_WIDTH": "80", "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
+        asked = runner.invoke(app, [verb, "--help"], env=environment, prog_name="losslab")
+        shown = asked.output
         text += _heading(f"losslab {verb}", "-") + ".. code-block:: text\n\n"
         text += "\n".join(f"   {line}".rstrip() for line in shown.splitlines()) + "\n\n"
     return text

@@ -62,7 +62,9 @@ def contents(index: str, pages: Sequence[str], reference: Sequence[str]) -> str:
 
 def _toctree(caption: str, names: Sequence[str]) -> str:
     options = f":caption: {caption}\n" if caption else ""
-    return "\n```{toctree}\n:hidden:\n:maxdepth: 1\n" + options + "\n" + "\n".join(names) + "\n```\n"
+    return (
+        "\n```{toctree}\n:hidden:\n:maxdepth: 1\n" + options + "\n" + "\n".join(names) + "\n```\n"
+    )
 
 
 def _for_site(text: str, linked: set[str], *, depth: int) -> str:

@@ -21,7 +21,7 @@ def describe_environment(device: str | torch.device = "cpu") -> dict[str, Any]:
 
     Example:
         >>> sorted(describe_environment())[:4]
-        ['cores', 'cpu', 'device', 'git']
+        ['backend', 'cores', 'cpu', 'device']
     """
     return {
         "losslab": package_version("losslab"),
