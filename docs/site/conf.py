@@ -66,3 +66,4 @@ linkcheck_timeout = 20
 def setup(app):
     # before napoleon, which reads the sections that are left
     app.connect("autodoc-process-docstring", docstrings.process, priority=400)
+    app.connect("autodoc-process-signature", docstrings.signature)

@@ -16,7 +16,12 @@ def process(app, what, name, obj, options, lines):
     """Sphinx's event ``autodoc-process-docstring``: changes ``lines`` in place."""
     if name.rpartition(".")[2] in api.__all__ and not isinstance(obj, type):
         lines[:] = _short(lines, _module_of(name.rpartition(".")[2]))
-    lines[:] = [_bars(line) for line in _code(_paragraphs(lines))]
+    lines[:] = [_escaped(line) for line in _code(_paragraphs(lines))]
+
+
+def signature(app, what, name, obj, options, signature, returns):
+    """Sphinx's event ``autodoc-process-signature``: the default of a factory, as Python."""
+    return (signature or "").replace("<factory>", "...") or None, returns
 
 
 def _paragraphs(lines):
@@ -53,13 +58,16 @@ def _code(lines):
     return kept
 
 
-def _bars(line):
-    """``|∂L/∂z_y|`` is a size, not the name of a substitution; so outside of literals."""
+def _escaped(line):
+    """``|∂L/∂z_y|`` is a size, not the name of a substitution; ``−`` may stand before a literal."""
+    if line.lstrip().startswith((">>>", "...")):
+        return line
     parts = _LITERAL.split(line)
-    return "".join(
-        part if i % 2 or line.lstrip().startswith(">>>") else part.replace("|", r"\|")
-        for i, part in enumerate(parts)
-    )
+    kept = ""
+    for i, part in enumerate(parts):
+        glued = i % 2 and kept and kept[-1] in "−·×≥≤="
+        kept += "\\ " + part if glued else part if i % 2 else part.replace("|", r"\|")
+    return kept
 
 
 def _module_of(name):

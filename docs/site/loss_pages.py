@@ -31,6 +31,7 @@ SHOWN = {
     "tamed_cross_entropy": ["tamed_cross_entropy", "tamed_cross_entropy(alpha=1)"],
     "mean_squared_error": ["mean_squared_error", "mean_squared_error(mirror=true)"],
 }
+START = {"exponential": 0.1}  # the smallest p drawn, where a smaller one would flatten the rest
 
 WORDS = Path(__file__).parent.parent / "losses"
 
@@ -51,7 +52,8 @@ def page(row: Row) -> str:
     module = losslab.loss(row.name)
     specs = dict.fromkeys(["cross_entropy", *SHOWN.get(row.name, [row.name])])
     shown = {spec: losslab.loss(spec) for spec in specs}
-    curve = loss_curves(shown, row.name, f"Loss and slope of {row.name} against p")
+    title = f"Loss and slope of {row.name} against p"
+    curve = loss_curves(shown, row.name, title, start=START.get(row.name, 0.001))
     note = f"\n{row.note}\n" if row.note else ""
     return (
         f"{head}\n{_formula(row)}\n{curve}\n{_card(row, module)}\n{note}\n{rest}\n"

@@ -41,9 +41,9 @@ def inlined(svg: str, title: str, kind: str = "") -> str:
     return f"```{{raw}} html\n{figure}\n```\n"
 
 
-def loss_curves(losses: dict[str, torch.nn.Module], name: str, title: str) -> str:
-    """Loss and slope against p, once for a wide page and once for a narrow one."""
-    p = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+def loss_curves(losses: dict[str, torch.nn.Module], name: str, title: str, *, start: float) -> str:
+    """Loss and slope against p from ``start``, for a wide page and for a narrow one."""
+    p = torch.linspace(start, 0.999, 999, dtype=torch.float64)
     shapes = {spec: (p, *curves(module, p)) for spec, module in losses.items()}
     parts = []
     for kind, width in (("wide", WIDE), ("narrow", NARROW)):

@@ -56,6 +56,25 @@ PAGES: dict[str, tuple[str, dict[str, list[str] | None]]] = {
         "losslab.experiment.launch": ["Training"],
         "losslab.experiment.checkpoint": ["Checkpoint"],
         "losslab.experiment.statistics": ["compare_paired", "PairedComparison"],
+        "losslab.experiment.tasks.build": ["build_task", "task_names", "model_names"],
+        "losslab.experiment.tasks.options": ["TaskOptions"],
+        "losslab.reading": ["Reading", "TokenReading"],
+    }),
+    "studies": ("Studies in Python", {
+        "losslab.experiment.recipe": ["read_recipe", "Study"],
+        "losslab.experiment.study": ["run_study", "Progress"],
+        "losslab.experiment.store": ["Store"],
+    }),
+    "analysis": ("Analyses", {
+        "losslab.analysis.analyse": ["request", "analyse"],
+        "losslab.analysis.subject": ["Subject"],
+        "losslab.analysis.request": ["Request"],
+        "losslab.analysis.finding": ["Finding"],
+        "losslab.analysis.robustness": ["robustness"],
+        "losslab.analysis.attacks": ["Attack", "Attacked"],
+        "losslab.analysis.representation": ["retrain_output_layer", "linear_probe"],
+        "losslab.analysis.dynamics": ["dynamics", "generalisation"],
+        "losslab.analysis.curvature": ["curvature"],
     }),
 }  # fmt: skip
 
