@@ -91,6 +91,18 @@ def test_the_contents_name_every_page(site):
     assert {f"losslab.{name}" for name in losslab.__all__} <= defined
 
 
+def test_a_page_that_the_index_forgets(monkeypatch):
+    """It is in the contents all the same, under More, so that a new page breaks no build."""
+    monkeypatch.syspath_prepend(str(DOCS / "site"))
+    import stage
+
+    index = "# losslab\n\n## Start\n\n- [Start](start.md): now\n- [Questions](faq.md)\n"
+    contents = stage.contents(index, ["start", "faq", "new-page", "index"], ["reference/losslab"])
+    first, more, reference = re.findall(r":caption: (.*?)\n\n(.*?)\n```", contents, re.S)
+    assert first == ("Start", "start\nfaq") and more == ("More", "new-page")
+    assert reference[1].startswith("reference/losslab")
+
+
 def test_nothing_is_fetched(site):
     """The site works without a network: no script, style or picture comes from elsewhere."""
     for page in site.rglob("*.html"):

@@ -43,10 +43,9 @@ add_module_names = False
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!losslab).*"),
-    (
-        "py:class",
-        r"losslab\..*\.(_\w+|Psi|Data|Loss|Step|Counts|Array|LossMaker|Plan|Progress|Rows|T)",
-    ),
+    # what stands in annotations only
+    ("py:class", r"losslab\.experiment\.(checkpoint|executors|plan|recipe_\w+|study)\.\w+"),
+    ("py:class", r"losslab\.(losses\.reduction\.Rows|parallel\.split\.T)"),
 ]
 
 html_theme = "furo"

@@ -26,7 +26,8 @@ _ROOT_PAGES = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "CHANGE
 
 def stage(source: Path, *, losses: Sequence[str], reference: Sequence[str]) -> None:
     """Write every page below ``source``, where the loss pages and the reference are already."""
-    shutil.copytree(DOCS / "figures", source / "figures")
+    others = shutil.ignore_patterns("*.md", "site", "losses")  # pictures, and what pages link to
+    shutil.copytree(DOCS, source, ignore=others, dirs_exist_ok=True)
     linked: set[str] = set()
     for page in sorted(DOCS.glob("*.md")):
         text = _for_site(page.read_text(), linked, depth=0)

@@ -67,9 +67,9 @@ def retrain_output_layer(
     Returns:
         ``accuracy``, ``nll`` (test) and ``train_accuracy`` of the new layer after the last epoch,
         ``accuracy_before`` of the model as it came (test). With ``balanced`` also
-            ``balanced_accuracy``, ``balanced_accuracy_before`` and the new layer's accuracies over
-            classes with many, a medium number of and few training examples, as far as there are
-            any (``accuracy_many``, …: `losslab.metrics.shots`).
+        ``balanced_accuracy``, ``balanced_accuracy_before`` and the new layer's accuracies over
+        classes with many, a medium number of and few training examples, as far as there are
+        any (``accuracy_many``, …: `losslab.metrics.shots`).
 
     Raises:
         InputError: If no ``nn.Linear`` is found to produce the logits, or a number of the recipe
