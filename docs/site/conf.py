@@ -44,8 +44,11 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!losslab).*"),
     # what stands in annotations only
-    ("py:class", r"losslab\.experiment\.(checkpoint|executors|plan|recipe_\w+|study)\.\w+"),
-    ("py:class", r"losslab\.(losses\.reduction\.Rows|parallel\.split\.T)"),
+    (
+        "py:class",
+        r"losslab\.experiment\.(checkpoint|data_sets|executors|plan|recipe_\w+|study)\.\w+",
+    ),
+    ("py:class", r"losslab\.(losses\.reduction\.Rows|parallel\.split\.T|losses\.modules\._Loss)"),
 ]
 
 html_theme = "furo"
