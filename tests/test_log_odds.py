@@ -227,6 +227,39 @@ def test_compile_fullgraph(dtype):
     torch.testing.assert_close(*[r[1] for r in results])
 
 
+def operations(value):
+    """The names of what autograd will go through on the way back from a value."""
+    names, seen, todo = set(), set(), [value.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            names.add(node.name())
+            todo += [parent for parent, _ in node.next_functions]
+    return names
+
+
+@pytest.mark.parametrize(
+    "of_logits",
+    [
+        lambda z, y: plain.log_odds(z, y),
+        lambda z, y: plain.all_log_odds(z),
+        lambda z, y: plain.gradient(z, y, torch.ones(len(y))),
+        lambda z, y: losslab.losses.psi.exponential(z, cap=1),
+        lambda z, y: losslab.losses.psi.tamed_cross_entropy(z),
+        lambda z, y: losslab.losses.psi.generalized_cross_entropy(z, truncation=0.5),
+    ],
+    ids=["log_odds", "all_log_odds", "gradient", "exponential", "tamed", "truncated"],
+)
+def test_no_slope_is_clamps_own(of_logits):
+    """The top competitor lies at its bound in every row, and there the slope of torch.clamp is 1 up
+    to PyTorch 2.13 and 0 from 2.14: second derivatives and soft targets came out wrong, in silence.
+    Oracle: autograd's own graph, under any PyTorch. Break: a clamp on the way of a gradient."""
+    logits, target = random_case(6, 4)
+    names = operations(of_logits(logits.requires_grad_(), target))
+    assert len(names) > 3 and not any("Clamp" in name for name in names)
+
+
 def test_half_types_return_float32():
     """Oracle: the float64 loop on the half values; rounding of a to half would show at 1e-3."""
     for dtype in (torch.float16, torch.bfloat16):

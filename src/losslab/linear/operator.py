@@ -27,6 +27,15 @@ from losslab.losses import reduction as r
 from losslab.losses.psi import times
 
 _SKIP = -(1 << 62)  # the target of a row that does not count
+# Written out: PyTorch before 2.5 cannot read annotations that are strings.
+_NUMBERS = "float? softcap, float scale, int chunk"
+_LOG_ODDS = (
+    f"(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, {_NUMBERS}) -> (Tensor, Tensor)"
+)
+_GRADIENT = (
+    "(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor numbers, Tensor grad, "
+    f"{_NUMBERS}, bool[] needs) -> Tensor[]"
+)
 
 
 def takes(terms: list[Term], target: Tensor, *tensors: Tensor | None) -> bool:
@@ -77,7 +86,7 @@ class _Given(r.Rows):
         return self.classes
 
 
-@torch.library.custom_op("losslab::linear_log_odds", mutates_args=())
+@torch.library.custom_op("losslab::linear_log_odds", mutates_args=(), schema=_LOG_ODDS)
 def _log_odds(
     hidden: Tensor,
     weight: Tensor,
@@ -114,7 +123,7 @@ def _(
     return numbers, torch.empty_like(target, dtype=torch.bool)
 
 
-@torch.library.custom_op("losslab::linear_log_odds_gradient", mutates_args=())
+@torch.library.custom_op("losslab::linear_log_odds_gradient", mutates_args=(), schema=_GRADIENT)
 def _gradient(
     hidden: Tensor,
     weight: Tensor,

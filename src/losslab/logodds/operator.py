@@ -12,8 +12,14 @@ from torch import Tensor
 
 from losslab.logodds import native, plain
 
+# Written out: PyTorch before 2.5 cannot read annotations that are strings.
+_STATISTICS = "(Tensor logits, Tensor target) -> (Tensor, Tensor, Tensor)"
+_GRADIENT = "(Tensor logits, Tensor target, Tensor shift, Tensor total, Tensor grad) -> Tensor"
 
-@torch.library.custom_op("losslab::log_odds", mutates_args=(), device_types="cpu")
+
+@torch.library.custom_op(
+    "losslab::log_odds", mutates_args=(), device_types="cpu", schema=_STATISTICS
+)
 def _statistics(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return native.statistics(*_walkable(logits, target))
 
@@ -24,7 +30,9 @@ def _(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return one, torch.empty_like(one), torch.empty_like(one)
 
 
-@torch.library.custom_op("losslab::log_odds_gradient", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "losslab::log_odds_gradient", mutates_args=(), device_types="cpu", schema=_GRADIENT
+)
 def _gradient(logits: Tensor, target: Tensor, shift: Tensor, total: Tensor, grad: Tensor) -> Tensor:
     logits, target = _walkable(logits, target)
     return native.gradient(logits, target, shift, total, grad).contiguous()

@@ -52,8 +52,17 @@ def _competitors(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     is_target = _class_index(z) == target.unsqueeze(1)
     others = z.masked_fill(is_target, -torch.inf)
     top = others.detach().amax(1, keepdim=True)
-    # clamp: only +inf − max would exceed 0, and counts as one there; its slope at 0 is 1
-    return is_target, top, (others - finite(top)).clamp(max=0).exp()
+    return is_target, top, weight(others, finite(top))
+
+
+def weight(z: Tensor, shift: Tensor) -> Tensor:
+    """exp(z − m) for a finite m ≥ z, and 1 for z = +inf.
+
+    Not by ``clamp``: the top competitor lies at its bound in every row, where the slope of clamp is
+    1 up to PyTorch 2.13 and 0 from 2.14 on.
+    """
+    gap = z - shift
+    return gap.masked_fill(gap > 0, 0).exp()
 
 
 def finite(x: Tensor) -> Tensor:

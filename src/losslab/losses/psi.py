@@ -79,7 +79,7 @@ def encouraging(
 
 def _two_logarithms(a: Tensor, rho: Number) -> Tensor:
     """−log p + ρ·log(1 − p), exactly −a at ρ = 1 and never ∞ − ∞."""
-    if isinstance(rho, float | int) and rho == 1:
+    if isinstance(rho, (float, int)) and rho == 1:
         return -a
     below = (1 - rho) * F.softplus(a, threshold=_LINEAR) - a
     return torch.where(a < 0, below, (1 - rho) * cross_entropy(a) - times(rho, a))
@@ -169,8 +169,9 @@ def generalized_cross_entropy(
     Slope: ψ'(a) = −p^q (1 − p).
     """
     if truncation is not None:
-        a = a.clamp(min=logit(truncation))
-    q = max(q, _TINY) if isinstance(q, float | int) else q.clamp(min=_TINY)
+        least = logit(truncation)
+        a = a.masked_fill(a < least, least)
+    q = max(q, _TINY) if isinstance(q, (float, int)) else q.clamp(min=_TINY)
     return -_expm1(q * F.logsigmoid(a)) / q
 
 
@@ -184,7 +185,7 @@ def tamed_cross_entropy(a: Tensor, alpha: float = 0.5) -> Tensor:
     if alpha == 1:
         return torch.log1p(loss)
     # a power of 1 + CE, less 1; for small CE by expm1, which does not cancel
-    small = torch.expm1((1 - alpha) * torch.log1p(loss.clamp(max=1)))
+    small = torch.expm1((1 - alpha) * torch.log1p(loss.masked_fill(loss > 1, 1)))
     grown = torch.where(loss > 1, (1 + loss).pow(1 - alpha) - 1, small)
     return grown / (1 - alpha)
 
@@ -214,7 +215,7 @@ def exponential(a: Tensor, cap: float = 30.0) -> Tensor:
     Math: ψ(a) = exp(−a) = (1 − p)/p for a ≥ −cap, and e^cap·(1 − cap − a) below.
     Slope: ψ'(a) = −exp(−a), −e^cap below −cap.
     """
-    inside = a.clamp(min=-cap)
+    inside = a.masked_fill(a < -cap, -cap)
     return torch.exp(-inside) + math.exp(cap) * (inside - a).where(a < -cap, 0)
 
 
@@ -240,7 +241,7 @@ def squared_hinge(a: Tensor, margin: float = 1.0) -> Tensor:
 
 def times(factor: Number, x: Tensor) -> Tensor:
     """factor·x, and 0 where the factor is 0 even if x is infinite."""
-    if isinstance(factor, float | int):
+    if isinstance(factor, (float, int)):
         return factor * x if factor else 0 * x.masked_fill(x.isinf(), 0)
     return factor * torch.where((factor == 0) & x.isinf(), 0, x)
 

@@ -37,7 +37,7 @@ def encouraging(
 ) -> Tensor:
     end = log_curve_end(log_end, eps)
     wrong = torch.sigmoid(-a)
-    if bonus_start is None and isinstance(rho, float | int) and rho == 1:
+    if bonus_start is None and isinstance(rho, (float, int)) and rho == 1:
         late = wrong * (-1 - torch.sigmoid(a) / (1 - log_end)) if log_end < 1 else -wrong
         return late.masked_fill_(a <= end, -1)
     bonus = torch.sigmoid(a)

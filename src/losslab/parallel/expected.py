@@ -22,12 +22,12 @@ from torch.nn.functional import logsigmoid
 from losslab.errors import InputError
 from losslab.linear.odds import value_and_slope
 from losslab.logodds.eager import row_pieces
-from losslab.logodds.plain import compute_dtype, finite, promote
+from losslab.logodds.plain import compute_dtype, finite, promote, weight
 from losslab.losses.expected import learns
 from losslab.losses.psi import times
 from losslab.losses.reduction import OddsRows, _calm, _elementwise
 from losslab.parallel import checks, exchange
-from losslab.parallel.odds import Facts, kernel_for, largest_other, weight
+from losslab.parallel.odds import Facts, kernel_for, largest_other
 from losslab.parallel.source import Make, Source
 from losslab.parallel.split import ClassSplit
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from losslab.logodds import eager, select
 from losslab.logodds.kernel import Kernel
-from losslab.logodds.plain import compute_dtype, finite, promote
+from losslab.logodds.plain import compute_dtype, finite, promote, weight
 from losslab.parallel import checks, exchange
 from losslab.parallel.source import Make, Source
 from losslab.parallel.split import ClassSplit
@@ -142,11 +142,6 @@ def _put(x: Tensor, index: Tensor, values: Tensor) -> Tensor:
         for i, n in enumerate(index.shape)
     )
     return x.index_put_((rows, index, *places), values.to(x.dtype))
-
-
-def weight(z: Tensor, shift: Tensor) -> Tensor:
-    """exp(z − m) for a finite m ≥ z, and 1 for z = +inf."""
-    return (z - shift).clamp(max=0).exp()
 
 
 def largest_other(shift: Tensor, total: Tensor) -> Tensor:
