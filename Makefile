@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TIMM := $(VENV)/timm
+TORCH ?= --constraint constraints.txt torch
 
-.PHONY: demo test test-timm lint format bench docs linkcheck clean
+.PHONY: demo test test-timm lint format bench docs linkcheck wheels smoke clean
 
 demo: $(READY)  ## the main job on embedded real data, in about a minute
 	$(BIN)/losslab compare --task digits --seeds 10 \
@@ -38,8 +39,23 @@ docs: $(READY)  ## the documentation as a site in build/site; a warning fails it
 linkcheck: $(READY)  ## asks the network whether links to other sites lead somewhere
 	$(BIN)/python docs/site/build.py --linkcheck build/linkcheck
 
+wheels:  ## sdist, wheel with the C++ kernel, wheel without, in dist/; docs/release.md
+	rm -rf dist build
+	$(PYTHON) -m venv $(VENV)-build
+	$(VENV)-build/bin/python -m pip install --upgrade pip build
+	$(VENV)-build/bin/python -m build --sdist
+	LOSSLAB_NATIVE=1 $(VENV)-build/bin/python -m pip wheel --no-cache-dir --no-deps --wheel-dir dist dist/losslab-*.tar.gz
+	LOSSLAB_NATIVE=0 $(VENV)-build/bin/python -m pip wheel --no-cache-dir --no-deps --wheel-dir dist dist/losslab-*.tar.gz
+
+smoke: wheels  ## both wheels in clean environments; TORCH=torch==2.4.0 for another torch
+	for wheel in cp311-abi3:yes py3-none-any:no; do \
+	  rm -rf $(VENV)-smoke && $(PYTHON) -m venv $(VENV)-smoke && \
+	  $(VENV)-smoke/bin/python -m pip install $(TORCH) dist/losslab-*-$${wheel%%:*}*.whl && \
+	  $(VENV)-smoke/bin/python tests/smoke.py --native $${wheel##*:} || exit 1; \
+	done
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-build $(VENV)-smoke build dist src/*.egg-info
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

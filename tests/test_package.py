@@ -5,8 +5,10 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import losslab
 import losslab.losses
 from losslab.losses import stubs
 
+ROOT = Path(__file__).parent.parent
 HEAVY = {"scipy", "pandas", "matplotlib", "rich", "typer", "sklearn", "jinja2", "PIL", "pyarrow"}
 CORE = [
     "losslab",
@@ -146,3 +149,14 @@ def test_version():
     from importlib.metadata import version
 
     assert losslab.__version__ == version("losslab")
+
+
+def test_one_version_everywhere():
+    """Oracle: each file that names the version. Break: a release that forgets one of them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert losslab.__version__ == project["version"]
+    assert re.search(r"^version: (.*)$", citation, re.M)[1] == project["version"]
+    assert re.search(r"^## ([\d.]+)", changes, re.M)[1] == project["version"]  # the newest first
+    assert re.search(r"^license: (.*)$", citation, re.M)[1] == project["license"]

@@ -51,7 +51,7 @@ class Ask:
 
 
 def _check_number(name: str, value: object, *, zero: bool) -> None:
-    if isinstance(value, int | float) and (0 < value < math.inf or (zero and value == 0)):
+    if isinstance(value, (int, float)) and (0 < value < math.inf or (zero and value == 0)):
         return
     hint = ""
     if isinstance(value, Tensor) and name == "logit_scale":

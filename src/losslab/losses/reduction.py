@@ -396,7 +396,7 @@ def check_reduction(reduction: str) -> None:
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
-    if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing <= 1:
+    if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
         raise InputError(f"label_smoothing must be a number in [0, 1]; got {label_smoothing!r}.")
 
 
