@@ -387,7 +387,10 @@ def test_the_python_line_is_copied(window, browser):
     tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     tab.get_by_role("button", name="Copy the Python line").click()
     tab.wait_for_function("document.getElementById('status').textContent.startsWith('Copied')")
-    assert tab.evaluate("navigator.clipboard.readText()") == "losslab.FocalLoss()"
+    tab.bring_to_front()  # a page that is not in front may not read it
+    tab.wait_for_function(
+        "navigator.clipboard.readText().then(text => text === 'losslab.FocalLoss()', () => false)"
+    )
 
 
 GROUND = """Math.max(...getComputedStyle(document.body).backgroundColor
