@@ -33,7 +33,7 @@ format: $(READY)
 bench: $(READY)  ## time and memory of the losses on this machine, in about a minute
 	$(BIN)/losslab bench
 
-docs: $(READY)  ## the documentation as a site in build/site; a warning fails it
+docs: $(READY)  ## the documentation as a site in build/site, with the atlas; a warning fails it
 	$(BIN)/python docs/site/build.py
 
 linkcheck: $(READY)  ## asks the network whether links to other sites lead somewhere

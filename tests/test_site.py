@@ -73,6 +73,7 @@ def test_every_loss_has_its_page(site, row):
         assert curves.count("<path") > 10 and row.name in curves
     for name in (row.function_name, row.module_name):
         assert f'id="losslab.{name}"' in page
+    assert f'href="../losslab-atlas.html#{row.name}"' in page
     assert "When to use it" in text and "Evidence" in text
 
 
@@ -89,6 +90,13 @@ def test_the_contents_name_every_page(site):
         for name in re.findall(r'id="(losslab\.[\w.]+)"', page.read_text())
     }
     assert {f"losslab.{name}" for name in losslab.__all__} <= defined
+
+
+def test_the_atlas_lies_beside_the_pages(site):
+    """Oracle: the atlas's own data. Break: a site whose links to it lead nowhere."""
+    assert 'href="losslab-atlas.html#"' in (site / "atlas.html").read_text()
+    text = (site / "losslab-atlas.html").read_text()
+    assert all(f'"name":"{row.name}"' in text for row in ROWS)
 
 
 def test_a_page_that_the_index_forgets(monkeypatch):

@@ -1,8 +1,9 @@
 """Builds the documentation site: ``python docs/site/build.py [FOLDER]``, by default build/site.
 
 The pages are docs/*.md as they are. What is made here, in FOLDER.source, is a page for each loss
-of the catalogue, the reference, and the pages of the files that others link to. A warning fails
-the build. ``--linkcheck`` asks the network whether external links lead somewhere.
+of the catalogue, the reference, and the pages of the files that others link to; the atlas lies
+beside them. A warning fails the build. ``--linkcheck`` asks the network whether external links
+lead somewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 from loss_pages import write_losses
 from reference import write_reference
 from sphinx.cmd.build import main as sphinx
-from stage import PROJECT, stage
+from stage import ATLAS, PROJECT, stage
+
+from losslab.atlas import write_atlas
 
 HERE = Path(__file__).parent
 
@@ -36,6 +39,8 @@ def main() -> int:
     places = ["-c", str(HERE), "-d", str(doctrees), str(source), str(folder)]
     status = sphinx(["-b", builder, "-q", "--keep-going", *strict, *places])
     if status == 0:
+        if not given.linkcheck:
+            write_atlas(folder / ATLAS)
         print(f"Site: {folder / 'index.html'}")
     return status
 

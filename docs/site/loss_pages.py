@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pictures import loss_curves
+from stage import atlas_link
 
 import losslab
 from losslab.cli.explain import facts
@@ -55,8 +56,9 @@ def page(row: Row) -> str:
     title = f"Loss and slope of {row.name} against p"
     curve = loss_curves(shown, row.name, title, start=START.get(row.name, 0.001))
     note = f"\n{row.note}\n" if row.note else ""
+    sliders = atlas_link("../", "Move its sliders in the atlas", row.name)
     return (
-        f"{head}\n{_formula(row)}\n{curve}\n{_card(row, module)}\n{note}\n{rest}\n"
+        f"{head}\n{_formula(row)}\n{curve}\n{sliders}\n{_card(row, module)}\n{note}\n{rest}\n"
         f"{_identities(row)}## Source\n\n{row.source}.\n\n{_reference(row)}"
     )
 

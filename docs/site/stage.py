@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pictures import inlined
 
+ATLAS = "losslab-atlas.html"  # the page of losslab atlas, in the site's folder
 PROJECT = Path(__file__).parent.parent.parent
 DOCS = PROJECT / "docs"
 _OUTSIDE = re.compile(r"\]\(((?:\.\./)+)([\w./-]+)(#[\w-]+)?\)")
@@ -33,6 +34,8 @@ def stage(source: Path, *, losses: Sequence[str], reference: Sequence[str]) -> N
         text = _for_site(page.read_text(), linked, depth=0)
         if page.stem == "index":
             text += contents(page.read_text(), [p.stem for p in DOCS.glob("*.md")], reference)
+        if page.stem == "atlas":
+            text = text.replace("\n", f"\n{atlas_link('', 'Open the atlas')}\n", 1)
         if page.stem == "losses":
             text += (source / "losses.part").read_text() + _toctree("", losses)
         (source / page.name).write_text(text)
@@ -44,6 +47,11 @@ def stage(source: Path, *, losses: Sequence[str], reference: Sequence[str]) -> N
         page.write_text(_for_site(page.read_text(), linked, depth=1))
     for path in sorted(linked):
         _write_file_page(source, path, linked)
+
+
+def atlas_link(root: str, words: str, shown: str = "") -> str:
+    """A paragraph that opens the atlas with a loss; HTML, since Sphinx does not know that page."""
+    return f'\n<p><a href="{root}{ATLAS}#{shown}">{words}</a></p>\n'
 
 
 def contents(index: str, pages: Sequence[str], reference: Sequence[str]) -> str:
