@@ -25,7 +25,7 @@ with warnings.catch_warnings():
     import losslab
 
 ROWS, CLASSES = 37, 7
-DATA = ["py.typed", "losses/api.pyi", "report/report.html", "recipes/digits-study.toml"]
+DATA = ["py.typed", "losses/api.pyi", "report/report.html", "atlas/page.js", "recipes/ba-t4.toml"]
 COMPILES = (2, 5)  # older compilers stop at a loss's Python
 LABORATORY = ["typer", "rich", "numpy", "scipy", "sklearn", "pandas", "matplotlib"]
 

@@ -34,6 +34,7 @@ def fenced(page: Path, language: str) -> list[str]:
 OWN_TEST = {"robustness.md", "store.md"}  # they need a folder of runs, or take long as they are
 
 
+@pytest.mark.filterwarnings("ignore:.*`tensorboardX` has been removed:UserWarning")  # Lightning
 @each_page
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     """Oracle: the output that the page shows. A renamed function or argument in its code fails."""
