@@ -222,6 +222,7 @@ OWN = [
     "min(a, 2) * -1 + relu(1 - a)^2 / 4",
     "where(a < 1, 0.5 - a, (2 - a)**2 / 2)",
     "exp(-max(a, -3)) - -p**2 - 2*-a",
+    "-(1 - p)**2 * log(p) + log(1 - p)",
     "log1p(exp(-a)) * (1 - sigmoid(a)) ** 1.5 - tanh(a) / (2 + cos(a)) + abs(a - 0.3)",
     "1 - (2 - (3 - a)) * pi / sqrt(e) + sin(0.5 + a) - logsigmoid(a) + expm1(min(a, 1))",
 ]
@@ -240,6 +241,30 @@ def test_a_typed_psi(window, formula):
     assert isinstance(loss, losslab.OddsLoss)
     found = tab.evaluate(f"() => {{ const found = items.at(-1).curves; return {{{NUMBERS}}}; }}")
     check_curves(found, loss)
+
+
+def test_a_typed_logarithm_of_p_is_exact(window):
+    """Oracle: −a and −log σ(a) for large a. Break: a line that goes through p, whose gradient is
+    NaN in float32 where p rounds to 0 or 1."""
+    tab = window()
+    lines = [tab.evaluate("text => parsed(text).python", f) for f in ("-log(p)", "-log(1 - p)")]
+    assert lines == ["-F.logsigmoid(a)", "-F.logsigmoid(-a)"]
+    for line, slope in zip(lines, (-1.0, 0.0), strict=True):
+        a = torch.tensor([-200.0], requires_grad=True)
+        eval(f"lambda a: {line}")(a).backward()
+        assert a.grad.item() == pytest.approx(slope, abs=1e-30)
+
+
+@pytest.mark.parametrize("formula", ["1/a", "log(a)", "1/(a - 1)", "sqrt(a)"])
+def test_a_psi_with_holes_equals_nothing(window, formula):
+    """Oracle: its values, which are not finite everywhere. Break: an identity that is claimed from
+    the one point where it is infinite."""
+    tab = window(at="#cross_entropy%20%7C%20exponential%20%7C%20hinge")
+    tab.click("#own")
+    tab.locator(".own input").fill(formula)
+    wait_for_row(tab, f"ψ: {formula}")
+    told = tab.locator(".card").last.locator(".relations").inner_text()
+    assert told.startswith("Not finite at some a") and "=" not in told
 
 
 @pytest.mark.parametrize(

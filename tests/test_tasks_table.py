@@ -17,6 +17,7 @@ import torch
 from losslab.errors import InputError
 from losslab.experiment.tasks import TaskOptions, build_task
 from losslab.experiment.tasks.split import stratified_split
+from losslab.experiment.tasks.tables import table_file
 
 DATA = Path(os.environ.get("LOSSLAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ROWS = 100
@@ -181,6 +182,25 @@ def test_useless_columns_are_dropped_with_a_note(tmp_path):
         "column 'text' dropped: an identifier or free text",
     ):
         assert said in notes
+
+
+def test_numbers_with_a_decimal_comma(tmp_path):
+    """Oracle: the same table with points. Break: measurements dropped as free text, or a thousand
+    taken for one; a column that has no comma, or text in it, must stay as it is."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(1200, 900, size=60).round(2)
+    table = pd.DataFrame(
+        {"x": values, "y": generator.normal(size=60), "kind": ["a", "b", "c"] * 20}
+    )
+    german = table.copy()
+    german["x"] = [f"{v:,.2f}".translate(str.maketrans(",.", ".,")) for v in values]
+    table.to_csv(tmp_path / "points.csv", index=False)
+    german.to_csv(tmp_path / "commas.csv", index=False, sep=";", decimal=",")
+    one, other = (build(tmp_path / f"{name}.csv", "kind") for name in ("points", "commas"))
+    torch.testing.assert_close(one.train.tensors[0], other.train.tensors[0])
+    kept = pd.DataFrame({"code": ["1.234", "2.345", "3.456"], "word": ["1,5", "2,5", "x"]})
+    read = kept.apply(table_file._with_decimal_comma)
+    pd.testing.assert_frame_equal(read, kept)
 
 
 def test_numbers_different_in_every_row_stay(tmp_path):

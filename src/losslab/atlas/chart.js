@@ -3,7 +3,7 @@ const DASHES = ["", "7 3", "2 2.5", "9 3 2 3", "4 2 1 2", "12 3"];
 const MARGIN = { left: 44, right: 10, top: 8, bottom: 34 };
 let clips = 0;
 
-const number = x => Math.abs(x) >= 1e4 || (x !== 0 && Math.abs(x) < 1e-3) ? x.toExponential(2).replace("-", "−") : String(Number(x.toPrecision(4))).replace("-", "−");
+const number = x => Math.abs(x) >= 1e4 || (x !== 0 && Math.abs(x) < 1e-3) ? x.toExponential(2).replaceAll("-", "−") : String(Number(x.toPrecision(4))).replaceAll("-", "−");
 
 // Round numbers between two ends, about so many.
 function ticks(low, high, count) {

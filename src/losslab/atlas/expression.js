@@ -39,6 +39,12 @@ function parsed(text) {
   const join = (name, sign, x, y, level) =>
     emit(name, [x, y], `${inside(x, level)} ${sign} ${inside(y, level + 1)}`, level);
 
+  // 1 − σ(x) is σ(−x), and the logarithm of either is a logsigmoid: nothing is rounded away.
+  const complement = ({ log }) => {
+    const minus = emit("neg", [log], `-${inside(log, 3)}`, 3);
+    return { ...emit("sigmoid", [minus], `torch.sigmoid(${minus.python})`, 5), log: minus };
+  };
+
   function comparison() {
     const left = sum();
     const name = rest.length > 0 && COMPARED[rest[0].sign];
@@ -49,7 +55,8 @@ function parsed(text) {
     let left = term();
     while (peek("+") || peek("-")) {
       const { sign } = rest.shift();
-      left = join(sign === "+" ? "add" : "sub", sign, left, term(), 1);
+      const right = term();
+      left = sign === "-" && left.at.constant === 1 && right.log ? complement(right) : join(sign === "+" ? "add" : "sub", sign, left, right, 1);
     }
     return left;
   }
@@ -82,14 +89,14 @@ function parsed(text) {
     if (token.sign === "(") {
       const node = comparison();
       expect(")");
-      return node;
+      return node; // with its level, so that brackets come back where they are needed
     }
     if (!token.name) throw Error(`Expected a number, a, p or a function instead of “${token.sign}”.`);
     return peek("(") ? call(token.name) : named(token.name);
   }
   function named(name) {
     if (name === "a") return { at: 0, python: "a", level: 5 };
-    if (name === "p") return emit("sigmoid", [{ at: 0 }], "torch.sigmoid(a)", 5);
+    if (name === "p") return { ...emit("sigmoid", [{ at: 0 }], "torch.sigmoid(a)", 5), log: { at: 0, python: "a", level: 5 } };
     if (name in NAMED) return constant(NAMED[name]);
     throw Error(`Unknown name “${name}”: there are a (log-odds), p (probability), pi and e.`);
   }
@@ -102,6 +109,7 @@ function parsed(text) {
     const count = name in TORCH ? 1 : name in PAIRS ? 2 : name === "where" ? 3 : 0;
     if (!count) throw Error(`Unknown function “${name}”: there are ${[...Object.keys(TORCH), ...Object.keys(PAIRS), "where"].join(", ")}.`);
     if (operands.length !== count) throw Error(`${name} takes ${count} argument${count > 1 ? "s" : ""}; got ${operands.length}.`);
+    if (name === "log" && operands[0].log) return emit("logsigmoid", [operands[0].log], `F.logsigmoid(${operands[0].log.python})`, 5);
     if (name === "relu") return emit("relu", [operands[0], constant(0)], `torch.relu(${listed})`, 5);
     if (name in TORCH) return emit(name, operands, `${TORCH[name]}(${listed})`, 5);
     if (name === "where") return emit("where", operands, `torch.where(${listed})`, 5);

@@ -102,11 +102,13 @@ function itemOf(spec) {
 // "x is 2 × y − 1", if it is, by their values and slopes over all log-odds; null if not.
 function relation(x, y) {
   const size = s => Math.max(...s.map(Math.abs));
+  if (![x, y].every(c => c.a.value.every(Number.isFinite) && c.a.slope.every(Number.isFinite))) return null;
   const [dx, dy] = [x.a.slope, y.a.slope], top = dy.reduce((b, d, i) => Math.abs(d) > Math.abs(dy[b]) ? i : b, 0);
   if (!(size(dx) > 0) || !(size(dy) > 0)) return null;
   const factor = dx[top] / dy[top];
   if (dx.some((d, i) => !(Math.abs(d - factor * dy[i]) <= 1e-7 * size(dx)))) return null;
   const offset = x.a.value[top] - factor * y.a.value[top];
+  if (x.a.value.some((v, i) => !(Math.abs(v - factor * y.a.value[i] - offset) <= 1e-6 * (1 + Math.abs(v))))) return null;
   const clean = n => Number(n.toPrecision(7));
   if (clean(factor) <= 0) return null;
   return { factor: clean(factor), offset: Math.abs(offset) < 1e-7 ? 0 : clean(offset) };

@@ -106,7 +106,7 @@ function formulaField(item) {
       item.expression = e.target.value;
       refresh();
     } catch (problem) {
-      error.textContent = problem.message;
+      error.textContent = `${problem.message} Shown is the last ψ that could be read.`;
       input.ariaInvalid = "true";
     }
   } });
@@ -159,7 +159,8 @@ function update() {
     box.querySelector(".python").textContent = pythonOf(item);
     spec.textContent = specOf(item);
     spec.parentElement.hidden = item.entry === OWN;
-    box.querySelector(".relations").textContent = relations(item, i);
+    const whole = item.curves.a.value.every(Number.isFinite) && item.curves.a.slope.every(Number.isFinite);
+    box.querySelector(".relations").textContent = whole ? relations(item, i) : `Not finite at some a between ${number(A[0])} and ${A.at(-1)}.`;
   });
   charts();
   reading();
@@ -186,7 +187,7 @@ function charts() {
   const inner = y => y.slice(19, 980);
   draw($("pull"), { series: pull, xRange: [0, 1], yRange: rangeOf(pull.map(s => inner(s.y)), 3), xLabel: "p, the probability of the true class", yLabel: "|∂L/∂z_y|", cursor: p, seen: `Gradient of the true class's logit against p, for ${names}` });
   draw($("loss"), { series: loss, xRange: [0, 1], yRange: rangeOf(loss.map(s => inner(s.y)), 5), xLabel: "p", yLabel: "loss, nats", cursor: p, seen: `Loss against p, for ${names}` });
-  draw($("psi"), { series: psi, xRange: [-8, 8], yRange: rangeOf(psi.map(s => s.y.slice(80, 401)), 8), xLabel: "a = log p/(1 − p), the log-odds", yLabel: "ψ(a), nats", cursor: Math.abs(a) <= 8 ? a : null, seen: `Loss against log-odds, for ${names}` });
+  draw($("psi"), { series: psi, xRange: [-8, 8], yRange: rangeOf(psi.map(s => s.y.slice(80, 401)), 8), xLabel: "a = log(p/(1 − p)), the log-odds", yLabel: "ψ(a), nats", cursor: Math.abs(a) <= 8 ? a : null, seen: `Loss against log-odds, for ${names}` });
 }
 
 function reading() {

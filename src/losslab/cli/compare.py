@@ -284,6 +284,8 @@ def compare(
             data_by_name=DataFrom(data_dir),
             source=source_of(task, options, resample),
         )
+        if not (quiet or as_json):
+            _tell_of_data(comparison)
         carry_out(comparison, workers, quiet, as_json)
 
 
@@ -299,11 +301,7 @@ def carry_out(comparison: Comparison, workers: int, quiet: bool, as_json: bool) 
             summary = run(comparison, watch, workers=workers)
     except Interrupted as stop:
         if rank() == 0:
-            print(
-                f"Stopped with {stop.done} of {stop.total} runs finished; they are kept in "
-                f"{comparison.out}. The same command goes on from there.",
-                file=sys.stderr,
-            )
+            print(_stopped(stop.done, stop.total, comparison.out), file=sys.stderr)
         raise typer.Exit(130) from None
     failed = False
     if rank() == 0:
@@ -313,6 +311,32 @@ def carry_out(comparison: Comparison, workers: int, quiet: bool, as_json: bool) 
         failed = tell_of_failures({text: known[text] for text in asked if text in known})
     if any(summary["diverged"].values()) or failed:
         raise typer.Exit(FAILED)
+
+
+def _stopped(done: int, total: int, folder: str | Path) -> str:
+    if done:
+        return (
+            f"Stopped with {done} of {total} runs finished; they are kept in {folder}. "
+            "The same command goes on from there."
+        )
+    return (
+        f"Stopped before any of the {total} runs was finished. The same command starts them again: "
+        "from a checkpoint where there is one (a run of its own leaves one every minute), from the "
+        "beginning where small models are trained together."
+    )
+
+
+def _tell_of_data(comparison: Comparison) -> None:
+    """What was left out of the data, and seeds too few, before the work begins."""
+    from losslab.experiment.statistics import FEWEST_SEEDS
+    from losslab.experiment.tasks.assemble import counted
+
+    notes = list(comparison.task.description.get("notes") or ())
+    if len(comparison.seeds) < FEWEST_SEEDS:
+        few = counted(len(comparison.seeds), "seed")
+        notes.append(f"{few}: a verdict needs at least {FEWEST_SEEDS}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _command() -> str:

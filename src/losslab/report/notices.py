@@ -33,9 +33,16 @@ def notices(folder: RunFolder) -> list[Notice]:
     return [
         *summary_notices(folder.summary, reasons),
         *_mixed(folder),
+        *_data(folder),
         *_unanalysed(folder),
         *_flagged(folder.summary),
     ]
+
+
+def _data(folder: RunFolder) -> list[Notice]:
+    """What was left out of the data, or read in a way that may surprise."""
+    notes = tuple(str(note) for note in folder.configuration["task"].get("notes") or ())
+    return [Notice("data", "What became of the columns and rows:", notes)] if notes else []
 
 
 def summary_notices(

@@ -66,9 +66,28 @@ def _read(path: Path) -> pd.DataFrame:
     _refuse_duplicates(path, header.iloc[0].tolist())
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        return pd.read_csv(
+        frame = pd.read_csv(
             path, index_col=False, low_memory=False, na_values=MISSING_MARKS, **settings
         )
+    return frame if separator == "," else frame.apply(_with_decimal_comma)
+
+
+def _with_decimal_comma(column: pd.Series) -> pd.Series:
+    """Numbers, where a column of text is nothing but numbers such as 17,99 and 1.234,5."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return column
+    known = column.dropna().astype(str).str.strip()
+    if not len(known) or not known.str.fullmatch(_DECIMAL_COMMA).all():
+        return column
+    if not known.str.contains(",").any():  # 1.234 alone may mean either
+        return column
+    plain = known.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+    return plain.astype(float).reindex(column.index)
+
+
+_DECIMAL_COMMA = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?([eE][+-]?\d+)?"
 
 
 def _separator(path: Path) -> str:
@@ -141,7 +160,7 @@ def _classes(path: Path, column: pd.Series) -> tuple[np.ndarray, list[str]]:
         elif values.nunique() > MOST_FLOAT_CLASSES:
             raise InputError(
                 f"{path}: target column {column.name!r} has {values.nunique()} distinct values "
-                f"with fractions (such as {values.iloc[0]!r}): this looks like regression. "
+                f"with fractions (such as {float(values.iloc[0])!r}): this looks like regression. "
                 "Choose a column of classes, or divide the values into classes first."
             )
     elif pd.api.types.is_datetime64_any_dtype(values):
