@@ -437,6 +437,26 @@ def test_phone_and_desk_light_and_dark(window, width, scheme):
         assert tab.locator("#pull").is_visible()
 
 
+def test_a_spec_written_otherwise_is_shown(window, tmp_path):
+    """Oracle: the canonical spec. Break: a sum without spaces that the page does not find."""
+    path = write_atlas(tmp_path / "sum.html", ["hinge", "cross_entropy+.5*expectation"])
+    assert [*table(window(path=path))] == ["hinge", "cross_entropy + 0.5*expectation"]
+
+
+def test_the_pointer_chooses_p(window):
+    """Oracle: the place of the axis's ends, 44 and 10 pixels inside. Break: a p that is not under
+    the pointer."""
+    tab = window()
+    for chart in ("pull", "loss"):
+        tab.locator(f"#{chart}").scroll_into_view_if_needed()
+        box = tab.locator(f"#{chart}").evaluate("e => [e.getBoundingClientRect().x, e.clientWidth]")
+        top = tab.locator(f"#{chart}").bounding_box()["y"]
+        tab.mouse.move(box[0] + 44 + 0.25 * (box[1] - 54), top + 50)
+        assert shown_number(tab.locator("#p").input_value()) == pytest.approx(250, abs=4)
+        tab.mouse.move(0, 0)
+        tab.locator("#p").fill("700")
+
+
 def test_six_losses_at_most(window):
     """Oracle: the cards. Break: a seventh, without a colour of its own."""
     tab = window()

@@ -16,7 +16,7 @@ function ticks(low, high, count) {
 
 // Draws into a box. series: [{slot, x, y}] lines; bars: [{from, to, y}]; cursor: an x, or null.
 // Returns the function from a place in the box to an x.
-function draw(box, { series, bars = [], xRange, yRange, xLabel, yLabel, cursor, seen }) {
+function draw(box, { series, bars = [], xRange, yRange, xLabel, yLabel, cursor = null, seen }) {
   const width = Math.max(260, box.clientWidth), height = Math.round(Math.min(300, Math.max(200, width * 0.55)));
   const inner = { w: width - MARGIN.left - MARGIN.right, h: height - MARGIN.top - MARGIN.bottom };
   const sx = x => MARGIN.left + (x - xRange[0]) / (xRange[1] - xRange[0]) * inner.w;
@@ -28,7 +28,7 @@ function draw(box, { series, bars = [], xRange, yRange, xLabel, yLabel, cursor, 
   ];
   const lines = series.map(s => `<path class="line s${s.slot}" stroke-dasharray="${DASHES[s.slot]}" d="${path(s, sx, sy, yRange)}"/>`);
   const boxes = bars.map(b => `<rect x="${sx(b.from)}" width="${Math.max(0, sx(b.to) - sx(b.from) - 1)}" y="${sy(b.y)}" height="${Math.max(0, sy(0) - sy(b.y))}"/>`);
-  const mark = cursor === null || cursor === undefined ? "" : `<line class="cursor" x1="${sx(cursor)}" x2="${sx(cursor)}" y1="${MARGIN.top}" y2="${foot}"/>`;
+  const mark = cursor === null ? "" : `<line class="cursor" x1="${sx(cursor)}" x2="${sx(cursor)}" y1="${MARGIN.top}" y2="${foot}"/>`;
   box.innerHTML = `<svg width="${width}" height="${height}" role="img" aria-label="${escaped(seen)}">
     <clipPath id="${clip}"><rect x="${left}" y="${MARGIN.top - 2}" width="${inner.w}" height="${inner.h + 4}"/></clipPath>
     <g class="grid">${grid.join("")}</g><g class="bars">${boxes.join("")}</g><g clip-path="url(#${clip})">${lines.join("")}${mark}</g>

@@ -44,8 +44,8 @@ class Forms:
         form = tuple((name, *(_slot(x) for x in used)) for name, used in steps)
         return self.known.setdefault(form, len(self.known)), *constants
 
-    def written(self) -> list[Json]:
-        return [list(map(list, form)) for form in self.known]  # type: ignore[misc]
+    def written(self) -> list[list[list[Any]]]:
+        return [[list(step) for step in form] for form in self.known]
 
 
 def _slot(operand: int | float) -> int | None:

@@ -114,15 +114,17 @@ function relation(x, y) {
   return { factor: clean(factor), offset: Math.abs(offset) < 1e-7 ? 0 : clean(offset) };
 }
 
+// The band of p that log-odds lie in; an inner edge belongs to the band below.
+const EDGES = DATA.bands.slice(1, -1).map(p => Math.log(p / (1 - p)));
+const bandOf = a => EDGES.filter(e => a > e).length;
+
 // How the gradient of a loss is shared out over examples with these log-odds.
 function attention(curves, values) {
   const pull = curves.at(values).slope.map(Math.abs);
   const total = pull.reduce((s, x) => s + x, 0);
-  const edges = DATA.bands.slice(1, -1).map(p => Math.log(p / (1 - p)));
-  const band = a => edges.findIndex(e => a <= e) >= 0 ? edges.findIndex(e => a <= e) : edges.length;
-  const shares = new Float64Array(edges.length + 1), counts = new Float64Array(edges.length + 1);
-  values.forEach((a, i) => { shares[band(a)] += total > 0 ? pull[i] / total : 0; counts[band(a)] += 1; });
+  const shares = new Float64Array(EDGES.length + 1);
+  values.forEach((a, i) => { shares[bandOf(a)] += total > 0 ? pull[i] / total : 0; });
   let sum = 0, half = 0;
   for (const x of pull.slice().sort().reverse()) { if (sum >= total / 2) break; sum += x; half += 1; }
-  return { pull, total, shares, counts, half: half / values.length };
+  return { pull, total, shares, half: half / values.length };
 }

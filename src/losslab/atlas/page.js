@@ -8,6 +8,7 @@ const PRESETS = {
   "Margins": ["cross_entropy", "hinge", "squared_hinge", "exponential"],
 };
 let items = [], runs = [], cursor = 700, pending = 0, said = 0;
+const pAt = {}; // by chart, from a place in it to its p
 
 // An element: h("button", {class: …, onclick: …}, children…)
 function h(tag, properties = {}, ...children) {
@@ -185,8 +186,8 @@ function charts() {
   const names = items.map(specOf).join(", ") || "no loss";
   const p = P[cursor - 1], a = LOGITS[cursor - 1];
   const inner = y => y.slice(19, 980);
-  draw($("pull"), { series: pull, xRange: [0, 1], yRange: rangeOf(pull.map(s => inner(s.y)), 3), xLabel: "p, the probability of the true class", yLabel: "|∂L/∂z_y|", cursor: p, seen: `Gradient of the true class's logit against p, for ${names}` });
-  draw($("loss"), { series: loss, xRange: [0, 1], yRange: rangeOf(loss.map(s => inner(s.y)), 5), xLabel: "p", yLabel: "loss, nats", cursor: p, seen: `Loss against p, for ${names}` });
+  pAt.pull = draw($("pull"), { series: pull, xRange: [0, 1], yRange: rangeOf(pull.map(s => inner(s.y)), 3), xLabel: "p, the probability of the true class", yLabel: "|∂L/∂z_y|", cursor: p, seen: `Gradient of the true class's logit against p, for ${names}` });
+  pAt.loss = draw($("loss"), { series: loss, xRange: [0, 1], yRange: rangeOf(loss.map(s => inner(s.y)), 5), xLabel: "p", yLabel: "loss, nats", cursor: p, seen: `Loss against p, for ${names}` });
   draw($("psi"), { series: psi, xRange: [-8, 8], yRange: rangeOf(psi.map(s => s.y.slice(80, 401)), 8), xLabel: "a = log(p/(1 − p)), the log-odds", yLabel: "ψ(a), nats", cursor: Math.abs(a) <= 8 ? a : null, seen: `Loss against log-odds, for ${names}` });
 }
 
@@ -237,15 +238,15 @@ function distribution() {
     return { slot: item.slot, x: middle, y };
   });
   const bars = [...counted].map((y, b) => ({ from: low + b * step, to: low + (b + 1) * step, y }));
-  draw($("histogram"), { series, bars, xRange: [low, Math.max(low + 1, high)], yRange: rangeOf([counted, ...series.map(s => s.y)], 1), xLabel: "a, the log-odds of the true class", yLabel: "share", cursor: null, seen: `Shares of examples (bars) and of each loss's gradient (lines), ${run.title}` });
+  draw($("histogram"), { series, bars, xRange: [low, Math.max(low + 1, high)], yRange: rangeOf([counted, ...series.map(s => s.y)], 1), xLabel: "a, the log-odds of the true class", yLabel: "share", seen: `Shares of examples (bars) and of each loss's gradient (lines), ${run.title}` });
   bands(looked, values, run);
 }
 
 function bands(looked, values, run) {
-  const edge = p => String(p), names = DATA.bands.slice(1).map((p, i) => `${edge(DATA.bands[i])}–${edge(p)}`);
+  const names = DATA.bands.slice(1).map((p, i) => `${DATA.bands[i]}–${p}`);
   const percent = x => `${(100 * x).toFixed(1)} %`;
   const counts = new Float64Array(names.length);
-  values.forEach(a => { counts[DATA.bands.slice(1, -1).filter(p => a > Math.log(p / (1 - p))).length] += 1; });
+  values.forEach(a => { counts[bandOf(a)] += 1; });
   const head = h("tr", {}, h("th", { scope: "col" }, "p of the true class"), h("th", { scope: "col", title: "The smallest share of the examples that carries half of the gradient" }, "half of it on"), ...names.map(n => h("th", { scope: "col" }, n)));
   const first = h("tr", {}, h("th", { scope: "row" }, "examples"), h("td", {}, "–"), ...[...counts].map(c => h("td", {}, percent(c / values.length))));
   const rows = looked.map(({ item, shares, half }) => row(item.slot, specOf(item), [percent(half), ...[...shares].map(percent)]));
@@ -279,10 +280,8 @@ for (const [name, specs] of Object.entries(PRESETS)) $("presets").append(h("butt
 $("add").addEventListener("click", () => { add(placed(DATA.losses.find(e => !items.some(i => i.entry === e)) ?? OWN)); $("cards").lastElementChild.querySelector("select").focus(); });
 $("own").addEventListener("click", () => { add(placed(OWN)); $("cards").lastElementChild.querySelector("input")?.focus(); });
 $("p").addEventListener("input", e => { cursor = Number(e.target.value); charts(); reading(); });
-for (const [id, top] of [["pull", 1], ["loss", 1]]) $(id).addEventListener("pointermove", e => {
-  const inner = e.currentTarget.clientWidth - MARGIN.left - MARGIN.right;
-  const p = (e.clientX - e.currentTarget.getBoundingClientRect().left - MARGIN.left) / inner * top;
-  cursor = Math.min(999, Math.max(1, Math.round(1000 * p)));
+for (const id of ["pull", "loss"]) $(id).addEventListener("pointermove", e => {
+  cursor = Math.min(999, Math.max(1, Math.round(1000 * pAt[id](e))));
   $("p").value = cursor;
   charts();
   reading();
@@ -307,4 +306,4 @@ new ResizeObserver(refresh).observe($("pull"));
 addEventListener("hashchange", () => { const list = remembered(); if (list) show(list); });
 for (const run of DATA.runs) addRun(run.title, run.count, unpacked(run.values));
 if (DATA.runs.length) $("run").value = 0;
-show(remembered() ?? DATA.shown.map(s => placed(entryFor(s.name, s.values) ?? OWN, s.values)));
+show(remembered() ?? DATA.shown.map(s => placed(entryFor(s.name, s.values), s.values)));

@@ -45,11 +45,10 @@ def write_atlas(path: Path, specs: Sequence[str] = SHOWN, folders: Sequence[Path
 def atlas_data(specs: Sequence[str] = SHOWN, folders: Sequence[Path] = ()) -> dict[str, Any]:
     """Everything the page shows, as JSON."""
     forms = Forms()
-    wanted = [settings_of(losslab.loss(spec)) or {"name": spec, "values": {}} for spec in specs]
-    listed = [entry for entry in wanted if entry["name"] in losslab.CATALOG]
-    others = [entry["name"] for entry in wanted if entry["name"] not in losslab.CATALOG]
-    entries = catalogue(forms, _extra_stops(listed))
-    entries += [given(spec, forms) for spec in dict.fromkeys(others)]
+    losses = [losslab.loss(spec) for spec in specs]
+    shown = [settings_of(loss) or {"name": str(loss.spec), "values": {}} for loss in losses]
+    others = dict.fromkeys(e["name"] for e in shown if e["name"] not in losslab.CATALOG)
+    entries = catalogue(forms, _extra_stops(shown)) + [given(spec, forms) for spec in others]
     return {
         "version": losslab.__version__,
         "p": P.tolist(),
@@ -59,17 +58,14 @@ def atlas_data(specs: Sequence[str] = SHOWN, folders: Sequence[Path] = ()) -> di
         "forms": forms.written(),
         "examples": [_example(example) for example in EXAMPLES],
         "runs": [run for folder in folders for run in of_comparison(folder)],
-        "shown": [
-            {**entry, "name": losslab.loss(entry["name"]).spec} if entry in others else entry
-            for entry in wanted
-        ],
+        "shown": shown,
     }
 
 
-def _extra_stops(listed: list[dict[str, Any]]) -> dict[str, dict[str, list[c.Stop]]]:
+def _extra_stops(shown: list[dict[str, Any]]) -> dict[str, dict[str, list[c.Stop]]]:
     """Values that a spec asks for and that no slider would stop at."""
     extra: dict[str, dict[str, list[c.Stop]]] = {}
-    for entry in listed:
+    for entry in shown:
         for name, value in entry["values"].items():
             extra.setdefault(entry["name"], {}).setdefault(name, []).append(value)
     return extra
