@@ -230,7 +230,7 @@ def compare(
     from losslab.experiment import Comparison
     from losslab.experiment.adversarial import trained_against
     from losslab.experiment.findings import DataFrom, source_of
-    from losslab.experiment.launch import Training, one_voice
+    from losslab.experiment.launch import Training, one_voice, rank
     from losslab.experiment.resample import resampled
     from losslab.experiment.tasks import TaskOptions, build_task
 
@@ -284,7 +284,7 @@ def compare(
             data_by_name=DataFrom(data_dir),
             source=source_of(task, options, resample),
         )
-        if not (quiet or as_json):
+        if rank() == 0 and not (quiet or as_json):
             _tell_of_data(comparison)
         carry_out(comparison, workers, quiet, as_json)
 
