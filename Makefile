@@ -1,16 +1,19 @@
 # Everything a contributor or the CI runs. `make demo` and `make test` do all the set-up:
-# a virtual environment in .venv, made once and made again when its requirements change.
+# a virtual environment in .venv, made once and made again when its requirements change. It holds
+# what was asked for so far: the laboratory for `make demo`, Sphinx for `make docs`, all for the tests.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+LAB := $(VENV)/.lab
+DOCS := $(VENV)/.docs
 READY := $(VENV)/.ready
 TIMM := $(VENV)/timm
 TORCH ?= --constraint constraints.txt torch
 
 .PHONY: demo test test-timm lint format bench docs linkcheck wheels smoke clean
 
-demo: $(READY)  ## the main job on embedded real data, in about a minute
+demo: $(LAB)  ## the main job on embedded real data, in about a minute
 	$(BIN)/losslab compare --task digits --seeds 10 \
 	  --loss cross_entropy --loss encouraging --loss "encouraging(log_end=1)" \
 	  --loss "mixed(focus=0.3)" --loss focal
@@ -30,13 +33,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## time and memory of the losses on this machine, in about a minute
+bench: $(LAB)  ## time and memory of the losses on this machine, in about a minute
 	$(BIN)/losslab bench
 
-docs: $(READY)  ## the documentation as a site in build/site, with the atlas; a warning fails it
+docs: $(DOCS)  ## the documentation as a site in build/site, with the atlas; a warning fails it
 	$(BIN)/python docs/site/build.py
 
-linkcheck: $(READY)  ## asks the network whether links to other sites lead somewhere
+linkcheck: $(DOCS)  ## asks the network whether links to other sites lead somewhere
 	$(BIN)/python docs/site/build.py --linkcheck build/linkcheck
 
 wheels:  ## sdist, wheel with the C++ kernel, wheel without, in dist/; docs/release.md
@@ -57,11 +60,19 @@ smoke: wheels  ## both wheels in clean environments; TORCH=torch==2.4.0 for anot
 clean:
 	rm -rf $(VENV) $(VENV)-build $(VENV)-smoke build dist src/*.egg-info
 
-$(READY): pyproject.toml constraints.txt
+$(LAB): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "losslab needs Python 3.11 or newer; '$(PYTHON)' is older or missing. Try: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt torch
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[lab]"
+	@touch $@
+
+$(DOCS): $(LAB)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
+$(READY): $(LAB)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[test]"
 	@touch $@
 

@@ -492,7 +492,7 @@ def test_served_on_this_machine(tmp_path):
     ("arguments", "words"),
     [
         (["encouragin"], "Unknown loss"),
-        (["--run", "nowhere"], "not the folder of a comparison"),
+        (["--run", "nowhere"], "to be the folder of a comparison"),
         (["--out", "atlas.pdf"], "must end in .html"),
         (["hinge"] * 7, "six losses"),
         (["hinge", "--serve", "--port", 99999999], "another with --port"),

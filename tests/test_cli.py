@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -118,6 +119,26 @@ def test_default_folder_is_the_same_for_the_same_task(losslab, table, tmp_path):
     assert [len(list((f / "runs").glob("*.json"))) for f in folders] == [3, 2]
     err = compare(losslab, table, "--seeds", 1)[2]  # fewer losses than the folder holds
     assert "also holds runs of focal that are in neither" in err
+    named = re.search(r"the report before this one had more runs; (.*) brings it back", err)[1]
+    assert shlex.split(named)[-2:] == ["--loss", "focal"]
+    assert "brings it back" not in compare(losslab, table, "--seeds", 1)[2]  # the same once more
+
+
+def test_unequal_classes_point_to_balanced_accuracy(losslab, tmp_path):
+    """Oracle: the counts in the note. Equal classes, and another metric, are not told of it."""
+    rng = np.random.default_rng(0)
+    kinds = np.repeat([0, 1], [180, 40])
+    frame = pd.DataFrame({"size": kinds + rng.normal(0, 0.3, 220), "kind": kinds})
+    frame.to_csv(tmp_path / "kinds.csv", index=False)
+    asked = ["compare", "--task", tmp_path / "kinds.csv", "--target", "kind", "--epochs", 1]
+    asked += [*TWO_LOSSES, "--seeds", 1]
+    notes = losslab(*asked)[2]
+    fewest, most = re.search(r"unequal, (\d+) to (\d+) training examples", notes).groups()
+    assert int(most) > 4 * int(fewest) and 20 < int(fewest) < 40
+    assert "unequal" not in losslab(*asked, "--metric", "balanced_accuracy")[2]
+    assert "unequal" not in losslab(*asked, "--quiet")[2]
+    frame.groupby("kind").head(40).to_csv(tmp_path / "kinds.csv", index=False)
+    assert "unequal" not in losslab(*asked)[2]
 
 
 def test_json_mode_prints_only_json(losslab, table):
@@ -232,7 +253,7 @@ def test_bad_tasks(losslab, table, tmp_path):
 def test_report_of_a_folder_that_is_none(losslab):
     status, _, err = losslab("report", "nowhere")
     assert status == 2
-    assert "not the folder of a comparison" in err
+    assert "to be the folder of a comparison" in err
 
 
 def start(table, out, *, seeds=6, epochs=4):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -218,3 +219,32 @@ def test_errors():
     ]:
         with pytest.raises(losslab.InputError, match=message):
             call()
+
+
+SCHEDULED = {
+    "row": "mixed(focus=phases(0, 0.5))",
+    "sum": "cross_entropy + 0.5*mixed(focus=phases(0, 0.5))",
+    "weights": "reweighted(cross_entropy, counts=[3, 1], start=0.5)",
+    "wrapped": "one_vs_rest(encouraging(rho=ramp(0, 1)))",
+}
+
+
+@pytest.mark.parametrize("spec", SCHEDULED.values(), ids=SCHEDULED)
+def test_a_schedule_that_nobody_moves_is_told_of_once(spec):
+    """Oracle: the warnings of 2,100 uses. Break: silence, or a warning each time."""
+    loss = losslab.loss(spec)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2100):
+            loss(torch.zeros(1, 2), torch.tensor([0]))
+    told = [str(w.message) for w in caught]
+    assert len(told) == 1 and "set_progress was never called" in told[0], told
+
+
+@pytest.mark.parametrize("spec", ["mixed(focus=0.5)", *SCHEDULED.values()])
+def test_no_warning_of_what_moves_or_has_no_schedule(spec):
+    """Oracle: warnings are errors here."""
+    loss = losslab.loss(spec)
+    loss.set_progress(0.0)
+    for _ in range(1100):
+        loss(torch.zeros(1, 2), torch.tensor([0]))

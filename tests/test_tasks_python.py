@@ -220,5 +220,5 @@ def test_options_that_cannot_reach_the_function(tmp_path):
 
 def test_no_such_file(tmp_path):
     """Oracle: the path is named, with and without a function."""
-    refused(tmp_path / "none.py", "none.py: no such file", "a function task()")
-    refused(f"{tmp_path / 'none.py'}:other", "none.py: no such file", "a function other()")
+    refused(tmp_path / "none.py", "none.py: no such file", "where task is a function")
+    refused(f"{tmp_path / 'none.py'}:other", "none.py: no such file", "where other is a function")

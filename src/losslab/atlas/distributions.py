@@ -17,15 +17,9 @@ def of_comparison(folder: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: no comparison in the folder, no finished run, a damaged file.
     """
-    from losslab.experiment import records
+    from losslab.experiment.summary import load_planned
 
-    comparison = records.load_comparison(folder)
-    if comparison is None:
-        raise InputError(
-            f"{folder} is not the folder of a comparison: expected a comparison.json in it, as "
-            "losslab compare writes below losslab-runs/."
-        )
-    finished = [r for r in records.load_all(folder) if r["status"] == "finished"]
+    finished = [run for run in load_planned(folder)[1] if run["status"] == "finished"]
     if not finished:
         raise InputError(f"{folder} has no finished run yet; repeat its command first.")
     labels = dict.fromkeys(r["loss"]["label"] for r in finished)

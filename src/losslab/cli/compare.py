@@ -18,12 +18,14 @@ from losslab.cli.analyse import FAILED, tell_of_failures
 if TYPE_CHECKING:
     from losslab.experiment import Comparison, Task
     from losslab.experiment.launch import Training
+    from losslab.experiment.plan import LossMaker
 
 _DATA = "Data"
 _TRAINING = "Training"
 _DECISION = "Decision"
 _ANALYSES = "Analyses"
 _OUTPUT = "Output"
+_UNEQUAL = 3  # times the rarest class: from there on a note points to balanced accuracy
 
 
 def compare(
@@ -36,7 +38,10 @@ def compare(
     ],
     loss: Annotated[
         list[str],
-        typer.Option(help="A loss, or LABEL:LOSS; the first is the baseline. Give at least two."),
+        typer.Option(
+            help="A loss, or LABEL:LOSS; the first is the baseline. Give at least two. A loss is "
+            "one of losslab losses, or your own: FILE.py:NAME"
+        ),
     ],
     seeds: Annotated[str, typer.Option(help="How many seeds (10), or which (0,3,7 or 5-14)")] = "5",
     out: Annotated[
@@ -218,6 +223,7 @@ def compare(
         losslab compare --task mnist --data-dir data --loss cross_entropy --loss focal --workers 2
         losslab compare --task iris.csv --target species --loss cross_entropy --loss encouraging
         losslab compare --task my_task.py --loss cross_entropy --loss "el:encouraging(log_end=1)"
+        losslab compare --task digits --loss cross_entropy --loss my_loss.py:late
         losslab compare --task digits --loss cross_entropy --loss encouraging --analyse calibration
 
     Exit status: 0 done, 2 bad input, 3 done but runs diverged or an analysis failed, 130
@@ -240,7 +246,8 @@ def compare(
                 raise InputError(f"{option} must be at least 1; got {number}.")
         check_device(device)
         training = Training(precision, accumulate, clip, loaders=loaders)
-        losses = [_labelled(text) for text in loss]
+        loss_options = {"label_smoothing": label_smoothing} if label_smoothing else {}
+        losses, places = _losses(loss, loss_options)
         options = TaskOptions(
             data_dir=data_dir,
             target=target,
@@ -276,13 +283,13 @@ def compare(
             selection=select,
             margin=margin,
             device=device,
-            loss_options={"label_smoothing": label_smoothing} if label_smoothing else {},
+            loss_options=loss_options,
             command=_command(),
             training=training,
             analyses=[request(text) for text in analyse or ()],
             keep_models=keep_models,
             data_by_name=DataFrom(data_dir),
-            source=source_of(task, options, resample),
+            source=source_of(task, options, resample, places),
         )
         if rank() == 0 and not (quiet or as_json):
             _tell_of_data(comparison)
@@ -291,21 +298,23 @@ def compare(
 
 def carry_out(comparison: Comparison, workers: int, quiet: bool, as_json: bool) -> None:
     """Run a comparison, tell of it, and exit with its status."""
-    from losslab.cli.progress import ComparisonProgress
+    from losslab.cli.progress import ComparisonProgress, stopped
     from losslab.experiment import Interrupted, run
     from losslab.experiment.launch import rank
+    from losslab.experiment.records import load_comparison
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = load_comparison(comparison.out)
     try:
         with ComparisonProgress(quiet or as_json or rank() > 0) as watch:
             summary = run(comparison, watch, workers=workers)
     except Interrupted as stop:
         if rank() == 0:
-            print(_stopped(stop.done, stop.total, comparison.out), file=sys.stderr)
+            print(stopped(stop.done, stop.total, comparison.out), file=sys.stderr)
         raise typer.Exit(130) from None
     failed = False
     if rank() == 0:
-        _finish(comparison, summary, as_json)
+        _finish(comparison, summary, as_json, before)
         known = summary.get("analyses", {})
         asked = [str(request) for request in comparison.analyses]
         failed = tell_of_failures({text: known[text] for text in asked if text in known})
@@ -313,28 +322,24 @@ def carry_out(comparison: Comparison, workers: int, quiet: bool, as_json: bool) 
         raise typer.Exit(FAILED)
 
 
-def _stopped(done: int, total: int, folder: str | Path) -> str:
-    if done:
-        return (
-            f"Stopped with {done} of {total} runs finished; they are kept in {folder}. "
-            "The same command goes on from there."
-        )
-    return (
-        f"Stopped before any of the {total} runs was finished. The same command starts them again: "
-        "from a checkpoint where there is one (a run of its own leaves one every minute), from the "
-        "beginning where small models are trained together."
-    )
-
-
 def _tell_of_data(comparison: Comparison) -> None:
-    """What was left out of the data, and seeds too few, before the work begins."""
+    """What was left out of the data, unequal classes and too few seeds, before the work begins."""
+    from losslab.experiment.labels import label_counts
     from losslab.experiment.statistics import FEWEST_SEEDS
     from losslab.experiment.tasks.assemble import counted
+    from losslab.reading import Reading
 
     notes = list(comparison.task.description.get("notes") or ())
     if len(comparison.seeds) < FEWEST_SEEDS:
         few = counted(len(comparison.seeds), "seed")
         notes.append(f"{few}: a verdict needs at least {FEWEST_SEEDS}")
+    if comparison.metric == "accuracy" and type(comparison.task.reading) is Reading:
+        rarest, commonest = label_counts(comparison.task, "train").aminmax()
+        if commonest > _UNEQUAL * rarest:
+            notes.append(
+                f"the classes are unequal, {rarest:,} to {commonest:,} training examples, and the "
+                "verdict is about accuracy; --metric balanced_accuracy counts all classes alike"
+            )
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
@@ -347,7 +352,12 @@ def _command() -> str:
     return shlex.join([*several, "losslab", *sys.argv[1:]])
 
 
-def _finish(comparison: Comparison, summary: dict[str, Any], as_json: bool) -> None:
+def _finish(
+    comparison: Comparison,
+    summary: dict[str, Any],
+    as_json: bool,
+    before: dict[str, Any] | None,
+) -> None:
     from rich.console import Console
 
     from losslab.report import print_table, write_report
@@ -357,11 +367,14 @@ def _finish(comparison: Comparison, summary: dict[str, Any], as_json: bool) -> N
         typer.echo(json.dumps(summary, ensure_ascii=False, indent=1))
     else:
         print_table(summary, Console(), report=page)
-        _tell_of_others(Path(comparison.out))
+        _tell_of_others(Path(comparison.out), before)
 
 
-def _tell_of_others(folder: Path) -> None:
-    """Name the losses whose runs lie in the folder but are not in this command's verdicts."""
+def _tell_of_others(folder: Path, before: dict[str, Any] | None) -> None:
+    """Name the losses whose runs lie in the folder but are not in this command's verdicts.
+
+    ``before`` is the comparison whose report this one took the place of.
+    """
     from losslab.experiment import load_all, load_planned
 
     planned = {record["run_id"] for record in load_planned(folder)[1]}
@@ -372,17 +385,38 @@ def _tell_of_others(folder: Path) -> None:
             "this table nor its correction; name their losses and seeds again to include them.",
             file=sys.stderr,
         )
+    left_out = {run for runs in (before or {}).get("runs", {}).values() for run in runs} - planned
+    if before is not None and left_out and before["command"]:
+        print(
+            f"note: the report before this one had more runs; {before['command']} brings it back",
+            file=sys.stderr,
+        )
 
 
-def _labelled(text: str) -> tuple[str, str]:
-    """``LABEL:LOSS`` or ``LOSS``, which labels itself by its canonical spec."""
+def _losses(
+    texts: list[str], options: dict[str, Any]
+) -> tuple[list[tuple[str, LossMaker]], dict[str, str]]:
+    """``LABEL:LOSS`` or ``LOSS`` each, and by its spec where a loss of the user's own lies.
+
+    Without a label, a spec is its own in the canonical spelling, a ``FILE.py:NAME`` is NAME.
+    """
+    from losslab.experiment.own_loss import is_own_loss, own_loss
     from losslab.experiment.plan import canonical_spec
 
-    label, colon, spec = text.partition(":")
-    if not colon:
-        label, spec = "", text
-    canonical = canonical_spec(spec)
-    return label.strip() or canonical, spec
+    losses: list[tuple[str, LossMaker]] = []
+    places: dict[str, str] = {}
+    for text in texts:
+        label, colon, spec = text.partition(":")
+        if not colon or is_own_loss(text):
+            label, spec = "", text
+        if is_own_loss(spec):
+            made = own_loss(spec, **options)
+            places[made.spec] = spec
+            losses.append((label.strip() or spec.rpartition(":")[2], made))
+        else:
+            canonical = canonical_spec(spec)
+            losses.append((label.strip() or canonical, spec))
+    return losses, places
 
 
 def _milestones(text: str | None) -> tuple[float, ...] | None:

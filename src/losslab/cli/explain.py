@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from losslab.losses.explain import Card
 
 _SUFFIXES = (".png", ".svg", ".pdf")
@@ -20,7 +22,10 @@ _SCHEDULES = ("phases(", "switch(", "deferred(", "ramp(")
 
 def explain(
     specs: Annotated[
-        list[str], typer.Argument(metavar="SPEC...", help="Losses; see losslab losses")
+        list[str],
+        typer.Argument(
+            metavar="SPEC...", help="Losses: see losslab losses; or your own, FILE.py:NAME"
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -38,15 +43,18 @@ def explain(
         losslab explain 'encouraging(log_end=0.5)'
         losslab explain cross_entropy 'encouraging(log_end=0.5)' 'encouraging(log_end=1, eps=0)'
         losslab explain 'mixed(focus=0.3)' --no-figure
+        losslab explain cross_entropy my_loss.py:late
     """
-    import losslab
     from losslab.errors import InputError
     from losslab.losses.explain import card
 
     if out is not None and out.suffix not in _SUFFIXES:
         raise InputError(f"--out must end in {', '.join(_SUFFIXES)}; got {out}.")
-    modules = [losslab.loss(spec) for spec in specs]
-    cards = [card(module) for module in modules]
+    modules = [loss_of(spec) for spec in specs]
+    cards = [
+        replace(card(module), spec=spec) if module.spec == "custom" else card(module)
+        for spec, module in zip(specs, modules, strict=True)
+    ]
     if not as_json and any(schedule in spec for spec in specs for schedule in _SCHEDULES):
         typer.echo("A schedule is shown as it starts, at progress 0.\n")
     if as_json:
@@ -57,6 +65,14 @@ def explain(
         path = out or Path(f"losslab-{_slug('-'.join(c.spec for c in cards))}.png")
         draw(dict(zip((c.spec for c in cards), modules, strict=True)), path)
         typer.echo(f"\nCurves: {path}", err=as_json)
+
+
+def loss_of(spec: str) -> nn.Module:
+    """The loss that a spec names, or a user's ``FILE.py:NAME``."""
+    import losslab
+    from losslab.experiment.own_loss import is_own_loss, own_loss
+
+    return own_loss(spec)() if is_own_loss(spec) else losslab.loss(spec)
 
 
 def text(card: Card) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 _SECONDS_BETWEEN_LINES = 15
@@ -144,3 +145,17 @@ def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def stopped(done: int, total: int, folder: str | Path) -> str:
+    """What a person is told whose work was interrupted."""
+    if done:
+        return (
+            f"Stopped with {done} of {total} runs finished; they are kept in {folder}. "
+            "The same command goes on from there."
+        )
+    return (
+        f"Stopped before any of the {total} runs was finished. The same command starts them again: "
+        "from a checkpoint where there is one (a run of its own leaves one every minute), from the "
+        "beginning where small models are trained together."
+    )

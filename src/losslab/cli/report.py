@@ -32,7 +32,6 @@ def report(
     """
     from rich.console import Console
 
-    from losslab.errors import InputError
     from losslab.experiment import records
     from losslab.experiment.summary import summarize_folder
     from losslab.report import print_table, write_report
@@ -42,12 +41,6 @@ def report(
 
         finish(folder, as_json=False)
         return
-    if records.load_comparison(folder) is None:
-        raise InputError(
-            f"{folder} is not the folder of a comparison: expected a comparison.json in it. "
-            "Folders are written by losslab compare, by default below losslab-runs/, and by "
-            "losslab study, below losslab-studies/."
-        )
     summary = summarize_folder(folder)
     records.write_json(folder / "summary.json", summary)
     print_table(summary, Console(), report=write_report(folder, out=out, figures=figures))

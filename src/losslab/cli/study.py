@@ -113,6 +113,7 @@ def run_recipe(
     quiet: bool,
     as_json: bool,
 ) -> None:
+    from losslab.cli.progress import stopped
     from losslab.experiment.executors import executor_named
     from losslab.experiment.study import run_study
 
@@ -124,11 +125,7 @@ def run_recipe(
         with executor_named(executor, workers=workers, address=address) as where, watch:
             run_study(chosen, folder, where, part=share, on_progress=watch)
     except KeyboardInterrupt:
-        print(
-            f"Stopped with {watch.done} of {watch.total} runs finished; they are kept in {folder}. "
-            "The same command goes on from there.",
-            file=sys.stderr,
-        )
+        print(stopped(watch.done, watch.total, folder), file=sys.stderr)
         raise typer.Exit(130) from None
     summary = finish(folder, as_json)
     if any(found["diverged"] for found in summary["models"].values()):

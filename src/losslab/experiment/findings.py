@@ -27,6 +27,7 @@ from losslab.analysis.request import Request
 from losslab.analysis.subject import Subject, Trace
 from losslab.errors import InputError
 from losslab.experiment import records
+from losslab.experiment.own_loss import places_of, remade
 from losslab.experiment.resample import resampled
 from losslab.experiment.task import Task
 from losslab.experiment.watch import TrainingResult
@@ -228,6 +229,9 @@ def _tasks_of(
 
 def _criterion(record: Mapping[str, Any], comparison: Mapping[str, Any]) -> nn.Module:
     spec = record["loss"]["spec"]
+    options = comparison["settings"].get("loss_options", {})
+    if spec in (places := places_of(comparison)):
+        return remade(spec, places[spec], **options)
     if spec.startswith("custom("):
         raise InputError(
             f"Expected a loss that a spec names, but {record['loss']['label']} was made in Python; "
@@ -235,7 +239,7 @@ def _criterion(record: Mapping[str, Any], comparison: Mapping[str, Any]) -> nn.M
         )
     import losslab
 
-    return losslab.loss(spec, **comparison["settings"].get("loss_options", {}))
+    return losslab.loss(spec, **options)
 
 
 @dataclass(frozen=True)
@@ -253,11 +257,20 @@ class DataFrom:
         return self._read[name]
 
 
-def source_of(task: str, options: TaskOptions, resample: bool = False) -> dict[str, Any]:
-    """How a task was made, for JSON: what was written after ``--task``, and the options set."""
+def source_of(
+    task: str,
+    options: TaskOptions,
+    resample: bool = False,
+    own_losses: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """How a task was made, for JSON: what was written after ``--task``, and the options set.
+
+    ``own_losses`` has the places of losses from the user's files, by their specs.
+    """
     chosen = {key: value for key, value in asdict(options).items() if value is not None}
     chosen.pop("data_dir", None)  # where the data lie decides nothing
-    return {"task": task, "options": chosen, **({"resample": True} if resample else {})}
+    source = {"task": task, "options": chosen, **({"resample": True} if resample else {})}
+    return {**source, **({"own_losses": dict(own_losses)} if own_losses else {})}
 
 
 def analyse_run(

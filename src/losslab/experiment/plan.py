@@ -25,6 +25,7 @@ from losslab.metrics import METRICS, Metric
 from losslab.reading import Reading
 
 _COUNTS = re.compile(r"\bcounts\s*=\s*train\b")
+_UNNAMED = re.compile(r"\bcustom\b(?!\()")  # a part that no spec tells
 LossMaker = str | Callable[[], nn.Module]
 
 
@@ -37,8 +38,9 @@ class Comparison:
         losses: ``(label, spec)`` pairs; the first is the baseline. ``counts=train`` in a spec (of
             ``ldam``, ``logit_adjustment``, ``reweighted``) stands for the classes' numbers of
             training examples. Instead of a spec string, a
-            function that makes the loss module: its ``spec`` names it in the records (its label
-            does where the module's spec is ``"custom"``: a changed function needs another label).
+            function that makes the loss module: its ``spec`` names it in the records, or else the
+            module's (its label does where that has a part ``custom``: a changed function needs
+            another label).
         out: Folder of the comparison; an existing one of the same comparison is continued.
         seeds: One run a loss and seed.
         rates: Factors of the learning rate by label, for losses that take another than the task's.
@@ -316,8 +318,8 @@ def _arm(label: str, loss: LossMaker, options: Mapping[str, Any]) -> Arm:
 
         return losslab.loss(loss, **options)
 
-    spec = getattr(make(), "spec", "custom")
-    return Arm(label, make, f"custom({label})" if spec == "custom" else spec)
+    spec = str(getattr(loss, "spec", None) or getattr(make(), "spec", "custom"))
+    return Arm(label, make, f"custom({label})" if _UNNAMED.search(spec) else spec)
 
 
 def _controls(arms: Sequence[Arm], epochs: int) -> tuple[list[Arm], dict[str, str]]:

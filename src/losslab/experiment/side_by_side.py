@@ -22,7 +22,7 @@ from losslab.experiment import findings
 from losslab.experiment.events import EpochDone, Event, RunFinished
 from losslab.experiment.executors import Processes, tell_parent
 from losslab.experiment.maker import Clock, Maker
-from losslab.experiment.tasks.python_file import MODULES
+from losslab.experiment.python_file import MODULES
 from losslab.logodds.select import requested, set_backend
 
 

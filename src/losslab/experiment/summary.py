@@ -76,7 +76,7 @@ def load_planned(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any
     if comparison is None:
         raise InputError(
             f"Expected {folder} to be the folder of a comparison, but it has no comparison.json; "
-            "pass the folder that `losslab compare` wrote."
+            "pass one that losslab compare wrote, by default below losslab-runs/."
         )
     arms = {arm["label"]: arm for arm in comparison["losses"]}
     planned = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,18 +19,36 @@ from losslab.losses.rowwise import ComplementEntropyRows
 from losslab.schedules import Schedule, deferred_weights, exact
 
 Step = Callable[[Tensor, Tensor], Tensor]
+_USES_WITHOUT_PROGRESS = 1000
 
 
 class _Loss(nn.Module):
     """What all modules share: a spec, progress, sums, and buffers that keep their precision."""
 
     spec: str = "custom"
+    _unmoved: int | None = 0  # uses of a schedule so far, until set_progress is called
 
     def set_progress(self, progress: float) -> None:
         """Move every schedule to the fraction of training done, in [0, 1]."""
+        self._unmoved = None
         for child in self.children():
             if isinstance(child, _Loss):
                 child.set_progress(progress)
+
+    def _notice_stillness(self) -> None:
+        """Warn, once, of a schedule that nobody moves: a mistake that no number shows."""
+        if torch.compiler.is_compiling() or self._unmoved is None:
+            return
+        self._unmoved += 1
+        if self._unmoved == _USES_WITHOUT_PROGRESS:
+            self._unmoved = None
+            warnings.warn(
+                f"{self.spec} is scheduled and was used {_USES_WITHOUT_PROGRESS} times, but its "
+                "set_progress was never called, so the schedule stays as it begins. Call "
+                "loss.set_progress(step / total_steps) before each step of the training, or use a "
+                "callback of losslab.integrations.",
+                stacklevel=2,
+            )
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -104,6 +123,8 @@ class ClassificationLoss(_Loss):
         return rows.slope if isinstance(rows, r.OddsRows) else None
 
     def options(self) -> dict[str, Any]:
+        if self._weight_schedule is not None:
+            self._notice_stillness()
         return {name: getattr(self, name) for name in r.OPTIONS}
 
     def reweight(self, weight: Tensor | deferred_weights | None) -> None:
@@ -260,6 +281,7 @@ class BinaryCatalogLoss(BinaryOddsLoss):
         return lambda a: self.row.psi(a, **arguments)  # type: ignore[misc]
 
     def set_progress(self, progress: float) -> None:
+        super().set_progress(progress)
         _follow_schedules(self, progress)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -501,6 +523,8 @@ def _resolve(module: Any, progress: float) -> dict[str, Any]:
 
 
 def _arguments(module: Any) -> dict[str, Any]:
+    if module._driven:
+        module._notice_stillness()
     return {**module._arguments, **{name: getattr(module, name) for name in module._driven}}
 
 

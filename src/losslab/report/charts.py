@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from losslab.errors import InputError
+from losslab.experiment.own_loss import places_of, remade
 from losslab.report import figures, pooled
 from losslab.report.folder import RunFolder
 from losslab.report.numbers import (
@@ -180,7 +182,8 @@ def reliability_diagrams(folder: RunFolder, looks: Looks) -> Chart | None:
 
 def loss_shapes(folder: RunFolder, looks: Looks) -> Chart:
     """What each loss asks for: its value and its slope against the probability p."""
-    curves, failed = shapes({label: folder.arms[label]["spec"] for label in folder.losses})
+    specs = {label: folder.arms[label]["spec"] for label in folder.losses}
+    curves, failed = shapes(specs, places_of(folder.configuration))
     note = f"Not drawn, since no curve over p describes it: {listing(failed)}." if failed else ""
     title = "The losses' shapes"
     caption = (
@@ -200,8 +203,13 @@ def loss_shapes(folder: RunFolder, looks: Looks) -> Chart:
     )
 
 
-def shapes(specs: Mapping[str, str]) -> tuple[dict[str, tuple[Any, Any, Any]], list[str]]:
-    """(p, loss, |slope|) of each label whose spec has such curves, and the labels without."""
+def shapes(
+    specs: Mapping[str, str], places: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, tuple[Any, Any, Any]], list[str]]:
+    """(p, loss, |slope|) of each label whose spec has such curves, and the labels without.
+
+    ``places`` has the files of the user's own losses, by spec.
+    """
     import torch
 
     import losslab
@@ -212,8 +220,9 @@ def shapes(specs: Mapping[str, str]) -> tuple[dict[str, tuple[Any, Any, Any]], l
     failed: list[str] = []
     for label, spec in specs.items():
         try:
-            loss, slope = explain.curves(losslab.loss(spec), p)
-        except (InputError, TypeError):  # a loss of the user's own, or none of single rows
+            module = remade(spec, places[spec]) if spec in places else losslab.loss(spec)
+            loss, slope = explain.curves(module, p)
+        except (InputError, TypeError):  # made in Python, its file edited, or none of single rows
             failed.append(label)
         else:
             curves[label] = (p.numpy(), loss.numpy(), slope.numpy())

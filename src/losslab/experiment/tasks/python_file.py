@@ -37,18 +37,15 @@ the task's description, so an edited file makes new runs; an edited neighbour do
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import re
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from losslab.errors import InputError, nearest
+from losslab.experiment.python_file import function_of, guarded, kind, required
 from losslab.experiment.task import Task
 from losslab.experiment.tasks.assemble import with_description
 from losslab.experiment.tasks.options import TaskOptions
@@ -56,7 +53,6 @@ from losslab.experiment.tasks.options import TaskOptions
 _PLACE = re.compile(r"(?P<file>.+\.py)(?::(?P<function>\w+))?")
 _OVERRIDES = ("epochs", "batch_size")  # options that can be set on any task
 _DEFAULTS = TaskOptions()
-MODULES: set[str] = set()  # the names of those loaded, which nothing can import
 
 
 def is_python_file(name: str) -> bool:
@@ -73,76 +69,30 @@ def build_from_file(place: str, options: TaskOptions) -> Task:
     match = _PLACE.fullmatch(place)
     assert match is not None
     path, name = Path(match["file"]), match["function"] or "task"
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such file. Expected a Python file with a function {name}() that returns "
-            "a losslab Task."
-        )
-    module = _guarded(path, lambda: _load(path))
-    function = _function(path, module, name)
+    function = function_of(path, name, "a function that returns a losslab Task")
     takes_options = _takes_options(path, name, function)
     if not takes_options:
         _refuse_unheard(path, name, options)
-    returned = _guarded(path, lambda: function(options) if takes_options else function())
-    task = _guarded(path, lambda: _as_task(path, name, returned))
+    returned = guarded(path, lambda: function(options) if takes_options else function())
+    task = guarded(path, lambda: _as_task(path, name, returned))
     changes = {key: getattr(options, key) for key in _OVERRIDES if getattr(options, key)}
     facts = {
         "source": f"{path.name}:{name}",
         "source_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "split": {"rule": "the file's own", "seed": options.split_seed},
     }
-    return _guarded(path, lambda: with_description(replace(task, **changes), facts))
-
-
-def _load(path: Path) -> ModuleType:
-    """Run the file as a module of its own name; importing it twice runs it twice."""
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:  # stays: model() and datasets may import neighbours later
-        sys.path.insert(0, folder)
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"losslab_task_{path.stem}_{digest}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look their module up here
-    MODULES.add(spec.name)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _function(path: Path, module: ModuleType, name: str) -> Callable:
-    own = [
-        key
-        for key, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__
-    ]
-    function = getattr(module, name, None)
-    if function is None:
-        listing = f" Functions there: {', '.join(own)}." if own else " It defines no function."
-        raise InputError(
-            f"{path}: expected a function {name}() that returns a losslab Task; there is none."
-            f"{nearest(name, own)}{listing} Name another one as {path.name}:FUNCTION."
-        )
-    if not callable(function):
-        raise InputError(
-            f"{path}: expected {name} to be a function that returns a losslab Task; "
-            f"it is {_kind(function)}."
-        )
-    return function
+    return guarded(path, lambda: with_description(replace(task, **changes), facts))
 
 
 def _takes_options(path: Path, name: str, function: Callable) -> bool:
     parameters = list(inspect.signature(function).parameters.values())
-    required = [
-        p
-        for p in parameters
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if len(required) > 1 or any(p.kind is p.KEYWORD_ONLY for p in required):
+    needed = required(parameters)
+    if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise InputError(
             f"{path}: {name}() must take nothing or the task options as one argument; "
-            f"it needs {', '.join(p.name for p in required)}."
+            f"it needs {', '.join(p.name for p in needed)}."
         )
-    return bool(required) or (bool(parameters) and parameters[0].name == "options")
+    return bool(needed) or (bool(parameters) and parameters[0].name == "options")
 
 
 def _refuse_unheard(path: Path, name: str, options: TaskOptions) -> None:
@@ -161,7 +111,7 @@ def _as_task(path: Path, name: str, returned: Any) -> Task:
     if not isinstance(returned, Mapping):
         raise InputError(
             f"{path}: {name}() must return a losslab Task or a dictionary with its fields; "
-            f"got {_kind(returned)}."
+            f"got {kind(returned)}."
             + (" Does it lack a return statement?" if returned is None else "")
         )
     known = [f.name for f in fields(Task)]
@@ -179,29 +129,3 @@ def _as_task(path: Path, name: str, returned: Any) -> Task:
             f"Needed: {', '.join(needed)}."
         )
     return Task(**returned)
-
-
-def _guarded(path: Path, step: Callable[[], Any]) -> Any:
-    """``step()``, with any error of the user's code turned into one line that says where it is."""
-    try:
-        return step()
-    except SyntaxError as error:
-        file = Path(error.filename).name if error.filename else path.name
-        raise InputError(f"{path}: {file}, line {error.lineno}: {error.msg}.") from error
-    except (Exception, SystemExit) as error:
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).resolve() == path.resolve()
-        ]
-        where = f"{path}, line {lines[-1]}" if lines else str(path)
-        message = " ".join(str(error).split())
-        if isinstance(error, InputError):
-            message = message.removeprefix(f"{path}: ")
-        else:
-            message = f"{type(error).__name__}: {message}".rstrip(": ")
-        raise InputError(f"{where}: {message}") from error
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"{type(value).__name__}"
