@@ -155,6 +155,15 @@ def test_profile_of_costs_steps_at_the_ratios() -> None:
     assert figure.axes[0].get_xlim()[1] < 6
 
 
+def test_a_profile_of_few_data_sets_shows_every_method():
+    """Oracle: by hand. Break: a frame that ends before the worst method has begun."""
+    figure = performance_profile({"a": [1.0] * 3, "b": [0.99] * 3, "c": [0.9, 0.95, 0.96]})
+    low, _ = figure.axes[0].get_xlim()
+    assert 0.9 < low < 0.95
+    figure = performance_profile({"a": [1.0] * 3, "b": [1.1] * 3, "c": [3, 2, 4.0]}, kind="cost")
+    assert 3 <= figure.axes[0].get_xlim()[1] < 4
+
+
 def test_profile_of_far_costs_is_on_a_logarithmic_scale() -> None:
     """Law: Dolan and Moré's log scale where costs span more than a factor of ten."""
     figure = performance_profile({"a": [1.0, 200.0], "b": [50.0, 1.0]}, kind="cost")

@@ -113,7 +113,7 @@ def summarize_across(
         "profile": _profile(means, methods),
         "mean_improvements": {m: vars(found) for m, found in improvements.items()},
         **_per_dataset(gains, names, alpha, resolution),
-        "notes": _notes(seeds, len(names)),
+        "notes": _notes(seeds, len(names), alpha),
     }
     return _json_ready(summary)
 
@@ -228,7 +228,7 @@ def _per_dataset(
     return {"per_dataset": rows, "per_dataset_counts": counts if enough else None}
 
 
-def _notes(seeds: int | None, datasets: int) -> list[str]:
+def _notes(seeds: int | None, datasets: int, alpha: float) -> list[str]:
     notes = []
     if seeds is None:
         notes.append("No seeds were given: nothing is known of a single data set's spread.")
@@ -240,8 +240,9 @@ def _notes(seeds: int | None, datasets: int) -> list[str]:
         )
     else:
         notes.append(
-            "The intervals of single data sets are not corrected for their number: about "
-            "by_chance of them lie wholly on either side of zero without any difference."
+            "The intervals of single data sets are not corrected for their number: without any "
+            f"difference about {alpha / 2 * datasets:.1g} of {datasets} lie wholly above zero, and "
+            "as many below."
         )
     if datasets < 20:
         notes.append(

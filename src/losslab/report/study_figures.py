@@ -49,7 +49,7 @@ def performance_profile(
 
     ``ratios`` has each method's ratios to the best, one a data set (`across_profiles`); ``kind`` is
     ``accuracy`` (at most 1) or ``cost`` (at least 1). The frame shows where methods part: it ends
-    where the middle method has 97 % of its data sets behind it.
+    where the middle method has 97 % of its data sets behind it, and each at least half of its own.
     """
     values = {label: np.sort(np.asarray(r, dtype=np.float64)) for label, r in ratios.items()}
     if kind not in ("accuracy", "cost") or not values:
@@ -96,7 +96,8 @@ def _line(label: str, style: Style, marked: int) -> dict[str, Any]:
 
 def _frame_accuracies(axes: Axes, values: Mapping[str, np.ndarray]) -> None:
     low = float(np.median([np.quantile(r, 0.03) for r in values.values()]))
-    room = max(1 - low, 0.01)
+    halves = min(float(np.median(r)) for r in values.values())
+    room = max(1 - low, 1.05 * (1 - halves), 0.01)
     axes.set_xlim(1 - room, 1 + 0.015 * room)
     axes.set_xlabel("at least this share of the best score (at 1: wins)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -105,6 +106,7 @@ def _frame_accuracies(axes: Axes, values: Mapping[str, np.ndarray]) -> None:
 def _frame_costs(axes: Axes, values: Mapping[str, np.ndarray]) -> None:
     finite = [r[np.isfinite(r)] for r in values.values()]
     high = max(1.01, float(np.median([np.quantile(r, 0.97) for r in finite if r.size])))
+    high = max(high, *(float(np.median(r)) for r in finite if r.size))
     if high > 10:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())

@@ -94,12 +94,14 @@ def _published(entry: Mapping[str, float]) -> list[str]:
 
 
 def _friedman(across: Mapping[str, Any]) -> str:
-    found = across["friedman"]
+    friedman = across["friedman"]
     groups = "; ".join(" = ".join(group) for group in across["conover"]["groups"] if len(group) > 1)
     told = f"Not told apart by Conover's test: {groups}." if groups else "All are told apart."
+    if any(found["verdict"] == "refused" for found in across["mean_improvements"].values()):
+        told = "So few tell no losses apart."
     return (
-        f"Friedman over {len(across['datasets'])} data sets: chi² = {found['chi_square']:.1f}, "
-        f"p {_is(p_text(found['p_value']))}. {told}"
+        f"Friedman over {len(across['datasets'])} data sets: chi² = {friedman['chi_square']:.1f}, "
+        f"p {_is(p_text(friedman['p_value']))}. {told}"
     )
 
 
