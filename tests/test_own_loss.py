@@ -192,6 +192,8 @@ def test_explained(command, file):
     a = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
     volume = torch.trapezoid(torch.sigmoid(3 - a) * torch.sigmoid(a) * torch.sigmoid(-a), a)
     assert mine["volume"] == pytest.approx(float(volume), rel=1e-4)
+    status, _, err = command("explain", "mine.py:of_both")
+    assert status == 2 and "mine.py:of_both: expected a ψ(a) or a losslab module" in err
 
 
 def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):

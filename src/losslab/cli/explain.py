@@ -46,15 +46,11 @@ def explain(
         losslab explain cross_entropy my_loss.py:late
     """
     from losslab.errors import InputError
-    from losslab.losses.explain import card
 
     if out is not None and out.suffix not in _SUFFIXES:
         raise InputError(f"--out must end in {', '.join(_SUFFIXES)}; got {out}.")
     modules = [loss_of(spec) for spec in specs]
-    cards = [
-        replace(card(module), spec=spec) if module.spec == "custom" else card(module)
-        for spec, module in zip(specs, modules, strict=True)
-    ]
+    cards = [card_of(spec, module) for spec, module in zip(specs, modules, strict=True)]
     if not as_json and any(schedule in spec for spec in specs for schedule in _SCHEDULES):
         typer.echo("A schedule is shown as it starts, at progress 0.\n")
     if as_json:
@@ -73,6 +69,23 @@ def loss_of(spec: str) -> nn.Module:
     from losslab.experiment.own_loss import is_own_loss, own_loss
 
     return own_loss(spec)() if is_own_loss(spec) else losslab.loss(spec)
+
+
+def card_of(spec: str, loss: nn.Module) -> Card:
+    """The card of what `loss_of` gives; a loss of the user's own is called as its place is."""
+    from losslab.errors import InputError
+    from losslab.experiment.own_loss import is_own_loss
+    from losslab.losses.explain import card
+
+    if not is_own_loss(spec):
+        return card(loss)
+    try:
+        return replace(card(loss), spec=spec)
+    except TypeError:  # no single rows to look at
+        raise InputError(
+            f"{spec}: expected a ψ(a) or a losslab module to explain, got what answers one number "
+            "for a whole batch; losslab compare takes it as it is."
+        ) from None
 
 
 def text(card: Card) -> str:

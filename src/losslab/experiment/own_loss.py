@@ -97,7 +97,7 @@ def places_of(comparison: Mapping[str, Any]) -> dict[str, str]:
 def _maker(
     path: Path, name: str, made: Callable[..., Any], options: dict[str, Any]
 ) -> Callable[[], nn.Module]:
-    parameters = list(inspect.signature(made).parameters.values())
+    parameters = list(guarded(path, lambda: inspect.signature(made)).parameters.values())
     needed = len(required(parameters))
     if needed == 1:
         guarded(path, lambda: _try_psi(name, made))
