@@ -54,6 +54,21 @@ def of_three(a, b, c):
     return a
 
 NUMBER = 3
+
+def detached(a):
+    return F.softplus(-a.detach())
+
+def rows(logits, target):
+    return F.cross_entropy(logits, target, reduction="none")
+
+class Needs(torch.nn.Module):
+    def __init__(self, k):
+        super().__init__()
+
+made = torch.nn.CrossEntropyLoss()
+
+def learned():
+    return torch.nn.Linear(2, 2)
 """
 
 
@@ -109,6 +124,11 @@ def test_what_a_file_may_hold(file, name, options, same):
         ("mine.py:of_three", {}, "a class of loss modules; it needs 3 arguments"),
         ("mine.py:through_p", {}, "the slope of through_p is NaN at the log-odds -10000"),
         ("mine.py:total", {}, "total must return a tensor with one number for each"),
+        ("mine.py:detached", {}, "no gradient comes through detached"),
+        ("mine.py:rows", {}, "rows must return one number for a batch"),
+        ("mine.py:Needs", {}, "expected the class Needs to need no arguments; it needs 1"),
+        ("mine.py:made", {}, "it is a module made already"),
+        ("mine.py:learned", {}, "learned has parameters to be learned"),
         ("mine.py:breaks", {}, "mine.py, line 15: AttributeError"),
         ("mine.py:of_both", {"label_smoothing": 0.1}, "of_both takes no label_smoothing"),
         ("mine.py:bare", {"label_smoothing": 0.1}, "label_smoothing=0.1 cannot reach it"),

@@ -377,7 +377,8 @@ def _tell_of_others(folder: Path, before: dict[str, Any] | None) -> None:
     """
     from losslab.experiment import load_all, load_planned
 
-    planned = {record["run_id"] for record in load_planned(folder)[1]}
+    comparison, runs_now = load_planned(folder)
+    planned = {record["run_id"] for record in runs_now}
     others = {r["loss"]["label"] for r in load_all(folder) if r["run_id"] not in planned}
     if others:
         print(
@@ -386,7 +387,7 @@ def _tell_of_others(folder: Path, before: dict[str, Any] | None) -> None:
             file=sys.stderr,
         )
     left_out = {run for runs in (before or {}).get("runs", {}).values() for run in runs} - planned
-    if before is not None and left_out and before["command"]:
+    if before is not None and left_out and before["command"] not in ("", comparison["command"]):
         print(
             f"note: the report before this one had more runs; {before['command']} brings it back",
             file=sys.stderr,

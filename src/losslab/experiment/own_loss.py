@@ -97,13 +97,24 @@ def places_of(comparison: Mapping[str, Any]) -> dict[str, str]:
 def _maker(
     path: Path, name: str, made: Callable[..., Any], options: dict[str, Any]
 ) -> Callable[[], nn.Module]:
+    if isinstance(made, nn.Module):
+        raise InputError(
+            f"{path}: expected {name} to be {_WANTED}, since each run makes its own; it is a "
+            "module made already. Write a function without arguments that returns it."
+        )
     parameters = list(guarded(path, lambda: inspect.signature(made)).parameters.values())
     needed = len(required(parameters))
+    if needed and inspect.isclass(made):
+        raise InputError(
+            f"{path}: expected the class {name} to need no arguments; it needs {needed}. Give them "
+            "defaults, or write a function without arguments that makes it."
+        )
     if needed == 1:
         guarded(path, lambda: _try_psi(name, made))
         return lambda: losslab.OddsLoss(made, **options)
     _refuse_unheard(path, name, [] if needed else parameters, options)
     if needed == 2:
+        guarded(path, lambda: _try_function(name, made))
         return lambda: _Written(made)
     if needed:
         raise InputError(f"{path}: expected {name} to be {_WANTED}; it needs {needed} arguments.")
@@ -112,6 +123,11 @@ def _maker(
         raise InputError(
             f"{path}: expected {name}() to return a loss module, such as losslab.OddsLoss(psi); "
             f"it returns {kind(module)}."
+        )
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        raise InputError(
+            f"{path}: {name} has parameters to be learned, but a comparison trains the model's "
+            "alone; they would stay as they begin. Make them a part of the model, in a task.py."
         )
     return lambda: made(**options)
 
@@ -139,10 +155,23 @@ class _Written(nn.Module):
         return self.function(input, target)
 
 
+def _try_function(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """A function of logits and target on four examples."""
+    logits = torch.tensor([[2.0, 1.0, -1.0]] * 4, requires_grad=True)
+    returned = function(logits, torch.tensor([0, 1, 2, 0]))
+    if not isinstance(returned, Tensor) or returned.dim() or not returned.requires_grad:
+        raise InputError(
+            f"{name} must return one number for a batch of logits and target, such as a mean, made "
+            "with PyTorch's operations."
+        )
+
+
 def _try_psi(name: str, psi: Callable[[Tensor], Tensor]) -> None:
     """ψ on the log-odds that a training meets, the extremes included."""
     a = torch.tensor([-1e4, -100.0, -20.0, -1.0, 0.0, 1.0, 20.0, 100.0, 1e4])
-    returned = psi(a)
+    returned = psi(a.clone().requires_grad_())
+    if isinstance(returned, Tensor) and not returned.requires_grad:
+        raise InputError(f"no gradient comes through {name}; write it with PyTorch's operations.")
     if not isinstance(returned, Tensor) or returned.shape not in (a.shape, ()):
         raise InputError(f"{name} must return a tensor with one number for each of its log-odds.")
     for what, numbers in zip(("value", "slope"), value_and_slope(psi, a), strict=True):
