@@ -185,7 +185,9 @@ def test_interrupted_it_says_what_is_kept(recipe, tmp_path):
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 130 and "Traceback" not in errors
-    assert re.search(r"Stopped (before any of the|with \d+ of) 48 runs", errors), errors
+    begun = r"before any of the 48 runs was finished\. The same command starts them again"
+    kept = rf"with \d+ of 48 runs finished; they are kept in {re.escape(str(tmp_path))}\."
+    assert re.search(rf"Stopped ({begun}|{kept})", errors), errors
 
 
 def test_the_rate_is_chosen_on_validation_alone():
