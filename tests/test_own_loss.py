@@ -69,6 +69,9 @@ made = torch.nn.CrossEntropyLoss()
 
 def learned():
     return torch.nn.Linear(2, 2)
+
+def shifted(a, shift):
+    return F.softplus(shift - a)
 """
 
 
@@ -129,6 +132,9 @@ def test_what_a_file_may_hold(file, name, options, same):
         ("mine.py:Needs", {}, "expected the class Needs to need no arguments; it needs 1"),
         ("mine.py:made", {}, "it is a module made already"),
         ("mine.py:learned", {}, "learned has parameters to be learned"),
+        ("mine.py:Smoth", {}, "Did you mean 'Smooth'? It defines late, through_p,"),
+        ("mine.py:shifted", {}, "needs two arguments, so it was called with logits and target"),
+        ("torn.py:late", {}, "torn.py, line 1: "),
         ("mine.py:breaks", {}, "mine.py, line 15: AttributeError"),
         ("mine.py:of_both", {"label_smoothing": 0.1}, "of_both takes no label_smoothing"),
         ("mine.py:bare", {"label_smoothing": 0.1}, "label_smoothing=0.1 cannot reach it"),
@@ -136,9 +142,11 @@ def test_what_a_file_may_hold(file, name, options, same):
 )
 def test_mistakes(file, place, options, message):
     """Oracle: one mistake each, told in one line."""
+    file.with_name("torn.py").write_text("def late(a:")
     with pytest.raises(InputError) as caught:
         own_loss.own_loss(place, **options)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    told = str(caught.value)
+    assert message in told and "\n" not in told and told.count("torn.py") < 2
 
 
 def test_what_reads_like_a_file():
@@ -147,6 +155,31 @@ def test_what_reads_like_a_file():
         assert own_loss.is_own_loss(text), text
     for text in ("focal", "ce:focal", "mixed(focus=0.3)", "label:mine.py:late", "py:focal"):
         assert not own_loss.is_own_loss(text), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mine:late", "notes.txt:late", "mine.py::late", "mine.py:late + focal", "mine.py:late(k=2)"],
+)
+def test_what_nearly_reads_like_a_file(command, file, text):
+    """Oracle: by eye. Break: a word on specs alone, to a person who meant a file."""
+    file.with_name("notes.txt").write_text(FILE)
+    for asked in (
+        ["explain", text],
+        ["compare", "--task", "digits", "--loss", "focal", "--loss", text],
+    ):
+        status, _, err = command(*asked)
+        assert status == 2 and "[LABEL:]FILE.py:NAME for one of your own" in err, err
+
+
+def test_a_label_named_as_a_file_is_a_label(command, file):
+    """Oracle: the card's heading. Break: every label of a file's name taken for a near miss."""
+    status, out, err = command("explain", "--no-figure", "mine: focal", "own:mine.py:late")
+    assert status == 0, err
+    headings = [line for line in out.splitlines() if line and line[0] != " "]
+    assert headings == ["mine: focal", "own: mine.py:late"]
+    status, _, err = command("explain", "--no-figure", "own:focal", "own:mine.py:late")
+    assert status == 2 and "Two of own, own have one name" in err
 
 
 def test_an_edited_file_makes_new_runs(file):

@@ -198,7 +198,7 @@ def test_a_model_that_fails_on_the_data(tmp_path):
         ("def task():\n    return {'name': 'x'}", "without train, validation, test, num_classes,"),
         (
             "def tsk():\n    return 3",
-            "there is none. Did you mean 'tsk'? Functions there: data, fields, tsk.",
+            "there is none. Did you mean 'tsk'? It defines data, fields, tsk.",
         ),
         ("task = 3", "expected task to be a function that returns a losslab Task; it is int"),
         ("def task(a, b):\n    return a", "as one argument; it needs a, b"),

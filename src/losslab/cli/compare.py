@@ -401,22 +401,20 @@ def _losses(
 
     Without a label, a spec is its own in the canonical spelling, a ``FILE.py:NAME`` is NAME.
     """
+    from losslab.cli.losses import label_and_loss
     from losslab.experiment.own_loss import is_own_loss, own_loss
     from losslab.experiment.plan import canonical_spec
 
     losses: list[tuple[str, LossMaker]] = []
     places: dict[str, str] = {}
     for text in texts:
-        label, colon, spec = text.partition(":")
-        if not colon or is_own_loss(text):
-            label, spec = "", text
+        label, spec = label_and_loss(text)
         if is_own_loss(spec):
             made = own_loss(spec, **options)
             places[made.spec] = spec
-            losses.append((label.strip() or spec.rpartition(":")[2], made))
+            losses.append((label or spec.rpartition(":")[2], made))
         else:
-            canonical = canonical_spec(spec)
-            losses.append((label.strip() or canonical, spec))
+            losses.append((label or canonical_spec(spec), spec))
     return losses, places
 
 

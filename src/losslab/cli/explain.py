@@ -24,7 +24,7 @@ def explain(
     specs: Annotated[
         list[str],
         typer.Argument(
-            metavar="SPEC...", help="Losses: see losslab losses; or your own, FILE.py:NAME"
+            metavar="[LABEL:]LOSS...", help="Losses: see losslab losses; or your own, FILE.py:NAME"
         ),
     ],
     out: Annotated[
@@ -45,21 +45,27 @@ def explain(
         losslab explain 'mixed(focus=0.3)' --no-figure
         losslab explain cross_entropy my_loss.py:late
     """
+    from losslab.cli.losses import label_and_loss
     from losslab.errors import InputError
 
     if out is not None and out.suffix not in _SUFFIXES:
         raise InputError(f"--out must end in {', '.join(_SUFFIXES)}; got {out}.")
-    modules = [loss_of(spec) for spec in specs]
-    cards = [card_of(spec, module) for spec, module in zip(specs, modules, strict=True)]
+    named = [label_and_loss(text) for text in specs]
+    modules = [loss_of(spec) for _, spec in named]
+    cards = [card_of(spec, module) for (_, spec), module in zip(named, modules, strict=True)]
+    names = [label or card.spec for (label, _), card in zip(named, cards, strict=True)]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two of {', '.join(names)} have one name; give one a label, LABEL:LOSS.")
     if not as_json and any(schedule in spec for spec in specs for schedule in _SCHEDULES):
         typer.echo("A schedule is shown as it starts, at progress 0.\n")
     if as_json:
-        typer.echo(json.dumps([_jsonable(c) for c in cards], ensure_ascii=False, indent=1))
+        printed = [{"label": n, **_jsonable(c)} for n, c in zip(names, cards, strict=True)]
+        typer.echo(json.dumps(printed, ensure_ascii=False, indent=1))
     else:
-        typer.echo("\n\n".join(text(c) for c in cards))
+        typer.echo("\n\n".join(text(c, n) for n, c in zip(names, cards, strict=True)))
     if figure:
-        path = out or Path(f"losslab-{_slug('-'.join(c.spec for c in cards))}.png")
-        draw(dict(zip((c.spec for c in cards), modules, strict=True)), path)
+        path = out or Path(f"losslab-{_slug('-'.join(names))}.png")
+        draw(dict(zip(names, modules, strict=True)), path)
         typer.echo(f"\nCurves: {path}", err=as_json)
 
 
@@ -88,9 +94,10 @@ def card_of(spec: str, loss: nn.Module) -> Card:
         ) from None
 
 
-def text(card: Card) -> str:
-    """The card as lines of text."""
-    return "\n".join([card.spec, *(f"  {name:<16} {value}" for name, value in facts(card))])
+def text(card: Card, name: str) -> str:
+    """The card as lines of text, under its loss's name and, where that is another, its spec."""
+    heading = name if name == card.spec else f"{name}: {card.spec}"
+    return "\n".join([heading, *(f"  {name:<16} {value}" for name, value in facts(card))])
 
 
 def facts(card: Card) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,4 +69,37 @@ def _print_table() -> None:
         "More on one: losslab explain 'encouraging(log_end=0.5)'",
         highlight=False,
         markup=False,
+    )
+
+
+def label_and_loss(text: str) -> tuple[str, str]:
+    """``LABEL:LOSS`` or ``LOSS``, whose label is ``""``; LOSS is a spec or ``FILE.py:NAME``.
+
+    Raises:
+        InputError: What looks like a file's loss and is none, or no loss of this name.
+    """
+    from losslab.errors import InputError
+    from losslab.experiment.own_loss import is_own_loss
+    from losslab.experiment.plan import canonical_spec
+
+    label, colon, loss = text.partition(":")
+    if not colon or is_own_loss(text):
+        label, loss = "", text
+    if is_own_loss(loss):
+        return label.strip(), loss.strip()
+    if ":" in loss or ".py" in text:
+        raise InputError(_near_miss(text))
+    try:
+        canonical_spec(loss)
+    except InputError:
+        if Path(label).is_file() or Path(f"{label}.py").is_file():
+            raise InputError(_near_miss(text)) from None
+        raise
+    return label.strip(), loss
+
+
+def _near_miss(text: str) -> str:
+    return (
+        f"Cannot read {text!r} as a loss. Expected [LABEL:]SPEC, or [LABEL:]FILE.py:NAME for "
+        "one of your own; to add to that or give it parameters, write a function in the file."
     )

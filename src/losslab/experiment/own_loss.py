@@ -104,20 +104,28 @@ def _maker(
         )
     parameters = list(guarded(path, lambda: inspect.signature(made)).parameters.values())
     needed = len(required(parameters))
-    if needed and inspect.isclass(made):
+    if inspect.isclass(made) or not needed:
+        return _maker_of_modules(path, name, made, options)
+    if needed == 1:
+        guarded(path, lambda: _try_psi(name, made))
+        return lambda: losslab.OddsLoss(made, **options)
+    if needed == 2:
+        _refuse_unheard(path, name, [], options)
+        guarded(path, lambda: _try_function(name, made))
+        return lambda: _Written(made)
+    raise InputError(f"{path}: expected {name} to be {_WANTED}; it needs {needed} arguments.")
+
+
+def _maker_of_modules(
+    path: Path, name: str, made: Callable[..., Any], options: dict[str, Any]
+) -> Callable[[], nn.Module]:
+    parameters = list(inspect.signature(made).parameters.values())
+    if needed := len(required(parameters)):
         raise InputError(
             f"{path}: expected the class {name} to need no arguments; it needs {needed}. Give them "
             "defaults, or write a function without arguments that makes it."
         )
-    if needed == 1:
-        guarded(path, lambda: _try_psi(name, made))
-        return lambda: losslab.OddsLoss(made, **options)
-    _refuse_unheard(path, name, [] if needed else parameters, options)
-    if needed == 2:
-        guarded(path, lambda: _try_function(name, made))
-        return lambda: _Written(made)
-    if needed:
-        raise InputError(f"{path}: expected {name} to be {_WANTED}; it needs {needed} arguments.")
+    _refuse_unheard(path, name, parameters, options)
     module = guarded(path, lambda: made(**options))
     if not isinstance(module, nn.Module):
         raise InputError(
@@ -158,7 +166,14 @@ class _Written(nn.Module):
 def _try_function(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
     """A function of logits and target on four examples."""
     logits = torch.tensor([[2.0, 1.0, -1.0]] * 4, requires_grad=True)
-    returned = function(logits, torch.tensor([0, 1, 2, 0]))
+    try:
+        returned = function(logits, torch.tensor([0, 1, 2, 0]))
+    except Exception as error:
+        error.add_note(
+            f"{name} needs two arguments, so it was called with logits and target; one of log-odds "
+            "needs one, and defaults for all others."
+        )
+        raise
     if not isinstance(returned, Tensor) or returned.dim() or not returned.requires_grad:
         raise InputError(
             f"{name} must return one number for a batch of logits and target, such as a mean, made "

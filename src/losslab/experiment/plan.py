@@ -328,17 +328,11 @@ def _controls(arms: Sequence[Arm], epochs: int) -> tuple[list[Arm], dict[str, st
     controls, skipped = [], {}
     for arm in arms[1:]:
         rate = arm.lr_scale if isinstance(arm.lr_scale, float) else 1.0
-        ratios = [
-            math.nan if mine is None or its is None or its <= 0 else mine / its * rate
-            for mine, its in zip(_volumes(arm, epochs), volume, strict=True)
-        ]
-        if not all(0 < ratio < math.inf for ratio in ratios):
-            lacking = baseline.label if None in volume else arm.label
-            skipped[arm.label] = (
-                f"no matched-gradient control: the gradient volume of {lacking} is not a finite "
-                "number above 0"
-            )
+        own = _volumes(arm, epochs)
+        if lacking := _lacking(baseline.label, volume) or _lacking(arm.label, own):
+            skipped[arm.label] = f"no matched-gradient control: {lacking}"
             continue
+        ratios = [mine / its * rate for mine, its in zip(own, volume, strict=True)]
         scales = tuple(float(f"{ratio:.6g}") for ratio in ratios)  # the same on every machine
         controls.append(
             Arm(
@@ -353,22 +347,31 @@ def _controls(arms: Sequence[Arm], epochs: int) -> tuple[list[Arm], dict[str, st
     return controls, skipped
 
 
-def _volumes(arm: Arm, epochs: int) -> list[float | None]:
-    """The loss's gradient volume at the beginning of every epoch."""
+def _lacking(label: str, volumes: Sequence[float]) -> str:
+    """Why these volumes have no ratio to others, or ``""``."""
+    if any(math.isnan(volume) for volume in volumes):
+        return f"{label} is not known as a function of p alone, so it has no gradient volume"
+    if not all(0 < volume < math.inf for volume in volumes):
+        return f"the gradient volume of {label} is not a finite number above 0"
+    return ""
+
+
+def _volumes(arm: Arm, epochs: int) -> list[float]:
+    """The loss's gradient volume at the beginning of every epoch; NaN where it is not ψ(a)."""
     from losslab.losses.explain import gradient_volume, odds_function
 
     module = arm.make()
     set_progress = getattr(module, "set_progress", None) or (lambda _: None)
-    known: dict[tuple[float, ...], float | None] = {}  # a volume takes as long as a short epoch
+    known: dict[tuple[float, ...], float] = {}  # a volume takes as long as a short epoch
     volumes = []
     for epoch in range(epochs):
         set_progress(epoch / epochs)
         psi, exists = odds_function(module)
         if not exists:
-            return [None] * epochs
+            return [math.nan] * epochs
         look = tuple(psi(torch.linspace(-12, 12, 97, dtype=torch.float64)).tolist())
         if look not in known:
-            known[look] = gradient_volume(module)
+            known[look] = gradient_volume(module) or 0.0
         volumes.append(known[look])
     return volumes
 

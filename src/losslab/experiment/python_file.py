@@ -43,11 +43,12 @@ def function_of(path: Path, name: str, wanted: str) -> Callable:
     own = [
         key
         for key, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__
+        if inspect.isroutine(value) or inspect.isclass(value)
+        if value.__module__ == module.__name__
     ]
     function = getattr(module, name, None)
     if function is None:
-        listing = f" Functions there: {', '.join(own)}." if own else " It defines no function."
+        listing = f" It defines {', '.join(own)}." if own else " It defines no function."
         raise InputError(
             f"{path}: expected {name} to be {wanted}; there is none."
             f"{nearest(name, own)}{listing} Name another one as {path.name}:FUNCTION."
@@ -68,8 +69,9 @@ def guarded(path: Path, step: Callable[[], Any]) -> Any:
     try:
         return step()
     except SyntaxError as error:
-        file = Path(error.filename).name if error.filename else path.name
-        raise InputError(f"{path}: {file}, line {error.lineno}: {error.msg}.") from error
+        neighbour = Path(error.filename or path).resolve() != path.resolve()
+        where = f"{path}: {Path(error.filename or path).name}" if neighbour else str(path)
+        raise InputError(f"{where}, line {error.lineno}: {error.msg}.") from error
     except (Exception, SystemExit) as error:
         lines = [
             frame.lineno
@@ -82,6 +84,8 @@ def guarded(path: Path, step: Callable[[], Any]) -> Any:
             message = message.removeprefix(f"{path}: ")
         else:
             message = f"{type(error).__name__}: {message}".rstrip(": ")
+        if notes := getattr(error, "__notes__", ()):
+            message = f"{message.rstrip('.')}. {' '.join(notes)}"
         raise InputError(f"{where}: {message}") from error
 
 
