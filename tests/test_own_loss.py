@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import losslab
 from losslab.errors import InputError
 from losslab.experiment import Comparison, make_plan, own_loss, records
+from losslab.experiment.store import Store
 from losslab.experiment.tasks import TaskOptions, build_task
 from losslab.losses.modules import OddsLoss
 from losslab.report.charts import shapes
@@ -257,3 +258,107 @@ def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):
     loss = own_loss.own_loss("my_loss.py:late")()
     expected = F.softplus(torch.tensor(3.0))
     torch.testing.assert_close(loss(torch.zeros(1, 2), torch.tensor([0])), expected)
+
+
+STUDY = """
+name = "own"
+title = "With a loss of one's own"
+seeds = [0, 1]
+
+[data]
+kind = "sklearn"
+sets = ["iris", "wine"]
+
+[models]
+linear = { hidden = [] }
+
+[training]
+epochs = 2
+batch_size = 32
+optimizer = "sgd"
+rates = [0.1, 0.01]
+
+[losses]
+CE = "cross_entropy"
+Mine = "mine.py:late"
+"""
+
+COMPARISON = """
+name = "own"
+title = "With a loss of one's own"
+seeds = [0, 1]
+analyses = ["gradients"]
+
+[task]
+name = "digits"
+epochs = 2
+
+[losses]
+CE = "cross_entropy"
+Mine = "mine.py:Smooth"
+
+[[claims]]
+text = "It improves CE"
+loss = "Mine"
+value = "accuracy"
+expected = "larger"
+"""
+
+
+@pytest.mark.parametrize("executor", ["here", "processes"])
+def test_in_a_study(command, file, tmp_path, executor):
+    """Oracle: a ψ that equals the file's, under a spec. Breaks: its rates mixed up, another loss
+    in the worker, an edited file taken for the same runs."""
+    (tmp_path / "in").mkdir()
+    file.rename(tmp_path / "in" / "mine.py").write_text(
+        FILE.replace("F.softplus(3.0 - a)", "F.softplus(-a)")  # cross-entropy by another name
+    )
+    (tmp_path / "in" / "own.toml").write_text(STUDY)
+    asked = ["study", "in/own.toml", "--out", "runs", "--executor", executor, "--quiet"]
+    status, _, err = command(*asked)
+    assert status == 0, err
+    runs = {(r["dataset"], r["loss"], r["lr"], r["seed"]): r for r in Store("runs").runs()}
+    assert len(runs) == 2 * 2 * 2 * 2
+    for (dataset, loss, rate, seed), run in runs.items():
+        other = runs[dataset, "CE", rate, seed]
+        assert run["last.test.nll"] == pytest.approx(other["last.test.nll"], rel=1e-5)
+        assert run["spec"].startswith("custom(mine.py:late, ") or loss == "CE"
+    (tmp_path / "in" / "mine.py").write_text(FILE)
+    assert command(*asked)[0] == 0
+    assert len(list(Store("runs").runs())) == 24  # cross-entropy's are kept
+
+
+def test_in_a_recipe(command, file, tmp_path):
+    """Oracle: the same comparison by options, run by run. Break: a file looked for elsewhere than
+    beside the recipe, or, of --set, elsewhere than here."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "mine.py").write_text(FILE)
+    (tmp_path / "in" / "own.toml").write_text(COMPARISON)
+    status, _, err = command("reproduce", "in/own.toml", "--out", "one", "--quiet")
+    assert status == 0, err
+    other = ["--set", "losses.Mine=in/mine.py:late", "--set", "losses.Both=mine.py:of_both"]
+    assert command("reproduce", "in/own.toml", "--out", "two", "--quiet", *other)[0] == 0
+    asked = [
+        "compare",
+        "--task",
+        "digits",
+        "--epochs",
+        2,
+        "--seeds",
+        2,
+        "--quiet",
+        "--out",
+        "three",
+    ]
+    for loss in ("CE:cross_entropy", "Mine:mine.py:Smooth", "L:mine.py:late", "B:mine.py:of_both"):
+        asked += ["--loss", loss]
+    assert command(*asked)[0] == 0
+    one, two, three = (
+        {r["run_id"] for r in records.load_all(tmp_path / folder)}
+        for folder in ("one", "two", "three")
+    )
+    assert one | two == three and len(one) == 4 and len(two) == 6
+    assert len(list((tmp_path / "one" / "findings").iterdir())) == 4
+    (tmp_path / "in" / "own.toml").write_text(COMPARISON.replace("Smooth", "Smoth"))
+    status, _, err = command("reproduce", "in/own.toml", "--out", "one")
+    assert status == 2 and "in/own.toml, line 13: in/mine.py: expected Smoth to be" in err, err

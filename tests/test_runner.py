@@ -510,7 +510,9 @@ def test_a_loss_without_a_gradient_volume_is_skipped_with_the_reason(tmp_path):
     """Oracle: a softmax-wide loss is no ψ(a), so it has no V; as the baseline it skips them all."""
     odd = ("mse", "mean_squared_error")
     plan = make_plan(comparison(tmp_path, losses=[*LOSSES[:2], odd], matched_gradient=True))
-    assert "mse is not known as a function of p alone" in plan.configuration["skipped_controls"]["mse"]
+    assert (
+        "mse is not known as a function of p alone" in plan.configuration["skipped_controls"]["mse"]
+    )
     assert [a["control_for"] for a in plan.configuration["losses"]] == [None] * 3 + ["el"]
     plan = make_plan(comparison(tmp_path, losses=[odd, *LOSSES[:2]], matched_gradient=True))
     assert set(plan.configuration["skipped_controls"]) == {"ce", "el"}

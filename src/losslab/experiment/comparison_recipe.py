@@ -23,6 +23,7 @@ from losslab.errors import InputError, nearest
 from losslab.experiment.claims import Claim
 from losslab.experiment.findings import DataFrom, source_of
 from losslab.experiment.launch import Training
+from losslab.experiment.own_loss import own_loss
 from losslab.experiment.plan import Comparison, canonical_spec
 from losslab.experiment.recipe import recipe_file
 from losslab.experiment.recipe_lines import KeyPath
@@ -56,6 +57,7 @@ class ComparisonRecipe:
         resample: Whether every seed has a split of its own.
         training: Precision, accumulation, clipping.
         losses: Spec by label; the first is the baseline.
+        own_losses: ``FILE.py:NAME`` of those from the user's files, by spec.
         rates: Factor of the learning rate by label, 1 where there is none.
         analyses: What is measured of every model.
         metric, selection, margin: What the headline verdict is about.
@@ -75,6 +77,7 @@ class ComparisonRecipe:
     resample: bool
     training: Training
     losses: dict[str, str]
+    own_losses: dict[str, str]
     rates: dict[str, float]
     analyses: tuple[Request, ...]
     metric: str
@@ -95,7 +98,10 @@ class ComparisonRecipe:
         return Comparison(
             task=task,
             task_of=own_split,
-            losses=list(self.losses.items()),
+            losses=[
+                (label, own_loss(self.own_losses[spec]) if spec in self.own_losses else spec)
+                for label, spec in self.losses.items()
+            ],
             rates=self.rates,
             out=out,
             seeds=self.seeds,
@@ -107,7 +113,7 @@ class ComparisonRecipe:
             training=self.training,
             analyses=self.analyses,
             data_by_name=DataFrom(self.options.data_dir),
-            source=source_of(self.task, self.options, self.resample),
+            source=source_of(self.task, self.options, self.resample, self.own_losses),
             recipe={
                 "name": self.name,
                 "title": self.title,
@@ -186,7 +192,7 @@ def read_comparison(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise top.wrong("name", "letters, digits, '-', '_' and '.' (it names folders)", name)
     rates = _read_rates(top)
-    losses = read_losses(top, rates, canonical_spec)
+    losses, own_losses = read_losses(top, rates, canonical_spec)
     analyses = _read_analyses(top)
     task, options, adversarial, resample = _read_task(top, given)
     metric, selection, margin = _read_decision(top)
@@ -203,6 +209,7 @@ def read_comparison(
         resample=resample,
         training=_read_training(top),
         losses=losses,
+        own_losses=own_losses,
         rates=rates,
         analyses=analyses,
         metric=metric,

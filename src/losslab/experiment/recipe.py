@@ -20,10 +20,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.utils.data import TensorDataset
 
+import losslab
 from losslab.errors import InputError, nearest
 from losslab.experiment.data_sets import Data, DataSet
+from losslab.experiment.own_loss import remade
 from losslab.experiment.recipe_parts import (
     Model,
     Published,
@@ -57,6 +60,7 @@ class Study:
         models: By name, in the recipe's order.
         training: How a run is trained.
         losses: Spec (in its canonical spelling) by label, in the recipe's order.
+        own_losses: ``FILE.py:NAME`` of those from the user's files, by spec.
         seeds: One run of everything a seed.
         selection, statistics: What is made of the runs.
         published: The source's own figures, if the recipe has them.
@@ -72,6 +76,7 @@ class Study:
     models: dict[str, Model]
     training: Training
     losses: dict[str, str]
+    own_losses: dict[str, str]
     seeds: tuple[int, ...]
     selection: Selection
     statistics: Statistics
@@ -86,9 +91,9 @@ class Study:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The recipe in full as plain values: defaults filled in, changes included; a recipe too.
+        """The recipe in full as plain values: defaults filled in, changes included.
 
-        For a study's own configuration file.
+        For a study's own configuration file; a recipe too, but for losses of the user's own.
         """
         parts = ("data", "models", "training", "losses", "selection", "statistics", "published")
         found: dict[str, Any] = {"name": self.name, "title": self.title, "source": self.source}
@@ -100,6 +105,8 @@ class Study:
             del found["data"]["tables"]
         if self.training.optimizer != "sgd":
             del found["training"]["momentum"]
+        if self.own_losses:
+            found["own_losses"] = self.own_losses
         return {key: value for key, value in found.items() if value not in (None, "")}
 
     def datasets(self) -> list[str]:
@@ -119,6 +126,12 @@ class Study:
         if not names:
             raise self.text.error(("data", "exclude"), "every data set is excluded.")
         return list(names)
+
+    def loss(self, label: str) -> nn.Module:
+        """The loss of a label, made anew."""
+        spec = self.losses[label]
+        place = self.own_losses.get(spec)
+        return losslab.loss(spec) if place is None else remade(spec, place)
 
     def examples(self, dataset: str) -> int:
         """How many training examples a data set has: what an epoch on it costs."""
@@ -288,7 +301,7 @@ def _study(text: RecipeText, data_dir: Path | None) -> Study:
     name = top.string("name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise top.wrong("name", "letters, digits, '-', '_' and '.' (it names folders)", name)
-    losses, models = read_losses(top), read_models(top)
+    (losses, own_losses), models = read_losses(top), read_models(top)
     return Study(
         name=name,
         title=top.string("title"),
@@ -298,6 +311,7 @@ def _study(text: RecipeText, data_dir: Path | None) -> Study:
         models=models,
         training=read_training(top),
         losses=losses,
+        own_losses=own_losses,
         seeds=read_seeds(top),
         selection=read_selection(top),
         statistics=read_statistics(top, losses),

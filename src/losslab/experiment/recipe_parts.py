@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from losslab.errors import InputError, nearest
 from losslab.experiment.data_sets import KINDS, SKLEARN, Data, Table
-from losslab.experiment.recipe_text import REQUIRED, Section, as_float
+from losslab.experiment.own_loss import is_own_loss, own_loss
+from losslab.experiment.recipe_lines import KeyPath
+from losslab.experiment.recipe_text import REQUIRED, RecipeText, Section, as_float
 from losslab.experiment.summary import DEFAULT_MARGINS
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -241,16 +244,25 @@ def read_losses(
     top: Section,
     rates: Mapping[str, float] | None = None,
     canonical: Callable[[str], str] = _canonical,
-) -> dict[str, str]:
-    """[losses]: canonical spec by label; one may come again at another of ``rates``."""
+) -> tuple[dict[str, str], dict[str, str]]:
+    """[losses]: canonical spec by label; and by its spec where a loss of the user's own lies.
+
+    One may come again at another of ``rates``.
+    """
     rates = rates or {}
     section = top.table("losses", ())
     losses: dict[str, str] = {}
+    places: dict[str, str] = {}
     for label in section.values:
         _refuse_blank(section, label)
         written = section.string(label)
         try:
-            spec = canonical(written)
+            if is_own_loss(written):
+                place = _beside(top.text, ("losses", label), written)
+                spec = own_loss(place).spec
+                places[spec] = place
+            else:
+                spec = canonical(written)
         except InputError as error:
             raise section.error(label, str(error)) from None
         for other, known in losses.items():
@@ -261,7 +273,14 @@ def read_losses(
         losses[label] = spec
     if len(losses) < 2:
         raise top.error("losses", f"expected at least two losses to compare; got {len(losses)}.")
-    return losses
+    return losses, places
+
+
+def _beside(text: RecipeText, path: KeyPath, place: str) -> str:
+    """``FILE.py:NAME`` with the file beside the recipe; what ``--set`` names is as it stands."""
+    if text.folder is None or path in text.given:
+        return place
+    return str(text.folder / Path(place.strip()).expanduser())
 
 
 def _refuse_blank(section: Section, name: str) -> None:

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-import losslab
 from losslab.experiment import records
 from losslab.experiment.batched import Member, train_together, why_not
 from losslab.experiment.environment import describe_environment
@@ -147,7 +146,7 @@ def make_cell(cell: Cell) -> CellDone:
     try:
         study, task = cell.study, cell.study.task(cell.dataset, cell.model)
         members = [
-            Member(losslab.loss(study.losses[label]), seed, rate / study.rates[0])
+            Member(study.loss(label), seed, rate / study.rates[0])
             for label, rate, seed in cell.runs.values()
         ]
         apart = why_not(task, members)
