@@ -260,7 +260,7 @@ def read_losses(
             if is_own_loss(written):
                 place = _beside(top.text, ("losses", label), written)
                 spec = own_loss(place).spec
-                places[spec] = place
+                places[spec] = str(Path(place).absolute())  # a worker may stand elsewhere
             else:
                 spec = canonical(written)
         except InputError as error:
