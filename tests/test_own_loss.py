@@ -67,6 +67,7 @@ class Needs(torch.nn.Module):
         super().__init__()
 
 made = torch.nn.CrossEntropyLoss()
+upper = str.upper
 
 def learned():
     return torch.nn.Linear(2, 2)
@@ -260,29 +261,6 @@ def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):
     torch.testing.assert_close(loss(torch.zeros(1, 2), torch.tensor([0])), expected)
 
 
-STUDY = """
-name = "own"
-title = "With a loss of one's own"
-seeds = [0, 1]
-
-[data]
-kind = "sklearn"
-sets = ["iris", "wine"]
-
-[models]
-linear = { hidden = [] }
-
-[training]
-epochs = 2
-batch_size = 32
-optimizer = "sgd"
-rates = [0.1, 0.01]
-
-[losses]
-CE = "cross_entropy"
-Mine = "mine.py:late"
-"""
-
 COMPARISON = """
 name = "own"
 title = "With a loss of one's own"
@@ -309,23 +287,30 @@ expected = "larger"
 def test_in_a_study(command, file, tmp_path, executor):
     """Oracle: a ψ that equals the file's, under a spec. Breaks: its rates mixed up, another loss
     in the worker, an edited file taken for the same runs."""
-    (tmp_path / "in").mkdir()
-    file.rename(tmp_path / "in" / "mine.py").write_text(
-        FILE.replace("F.softplus(3.0 - a)", "F.softplus(-a)")  # cross-entropy by another name
-    )
-    (tmp_path / "in" / "own.toml").write_text(STUDY)
-    asked = ["study", "in/own.toml", "--out", "runs", "--executor", executor, "--quiet"]
+    file.write_text(FILE.replace("F.softplus(3.0 - a)", "torch.sigmoid(-a)"))  # 1 − p
+    asked = ["study", "digits-study", "--out", "runs", "--executor", executor, "--quiet"]
+    for change in (
+        'data.sets=["iris", "wine"]',
+        "training.epochs=2",
+        "models.hidden=",
+        'losses."F=0-0.5"=',
+        "losses.encouraging=",
+        "losses.Mine=mine.py:late",
+    ):
+        asked += ["--set", change]
     status, _, err = command(*asked)
     assert status == 0, err
     runs = {(r["dataset"], r["loss"], r["lr"], r["seed"]): r for r in Store("runs").runs()}
-    assert len(runs) == 2 * 2 * 2 * 2
+    assert len(runs) == 2 * 3 * 2 * 2
     for (dataset, loss, rate, seed), run in runs.items():
-        other = runs[dataset, "CE", rate, seed]
-        assert run["last.test.nll"] == pytest.approx(other["last.test.nll"], rel=1e-5)
-        assert run["spec"].startswith("custom(mine.py:late, ") or loss == "CE"
-    (tmp_path / "in" / "mine.py").write_text(FILE)
+        if loss == "Mine":
+            same, other = (runs[dataset, label, rate, seed] for label in ("EL", "CE"))
+            assert run["last.test.nll"] == pytest.approx(same["last.test.nll"], rel=1e-5)
+            assert run["last.test.nll"] != pytest.approx(other["last.test.nll"], rel=1e-3)
+        assert run["spec"].startswith("custom(mine.py:late, ") == (loss == "Mine")
+    file.write_text(FILE)
     assert command(*asked)[0] == 0
-    assert len(list(Store("runs").runs())) == 24  # cross-entropy's are kept
+    assert len(list(Store("runs").runs())) == 32  # the other losses' are kept
 
 
 def test_in_a_recipe(command, file, tmp_path):
@@ -336,20 +321,11 @@ def test_in_a_recipe(command, file, tmp_path):
     (tmp_path / "in" / "own.toml").write_text(COMPARISON)
     status, _, err = command("reproduce", "in/own.toml", "--out", "one", "--quiet")
     assert status == 0, err
-    other = ["--set", "losses.Mine=in/mine.py:late", "--set", "losses.Both=mine.py:of_both"]
+    table = 'losses={CE = "cross_entropy", Mine = "in/mine.py:late"}'
+    other = ["--set", table, "--set", "losses.Both=mine.py:of_both"]
     assert command("reproduce", "in/own.toml", "--out", "two", "--quiet", *other)[0] == 0
-    asked = [
-        "compare",
-        "--task",
-        "digits",
-        "--epochs",
-        2,
-        "--seeds",
-        2,
-        "--quiet",
-        "--out",
-        "three",
-    ]
+    asked = ["compare", "--task", "digits", "--epochs", 2, "--seeds", 2]
+    asked += ["--quiet", "--out", "three"]
     for loss in ("CE:cross_entropy", "Mine:mine.py:Smooth", "L:mine.py:late", "B:mine.py:of_both"):
         asked += ["--loss", loss]
     assert command(*asked)[0] == 0

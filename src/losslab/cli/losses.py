@@ -1,4 +1,4 @@
-"""``losslab losses``: the catalogue as a table."""
+"""``losslab losses``: the catalogue as a table; and how commands read a LOSS."""
 
 from __future__ import annotations
 

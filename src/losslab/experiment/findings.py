@@ -230,16 +230,13 @@ def _tasks_of(
 def _criterion(record: Mapping[str, Any], comparison: Mapping[str, Any]) -> nn.Module:
     spec = record["loss"]["spec"]
     options = comparison["settings"].get("loss_options", {})
-    if spec in (places := places_of(comparison)):
-        return remade(spec, places[spec], **options)
-    if spec.startswith("custom("):
+    places = places_of(comparison)
+    if spec.startswith("custom(") and spec not in places:
         raise InputError(
             f"Expected a loss that a spec names, but {record['loss']['label']} was made in Python; "
             "analyse its runs there."
         )
-    import losslab
-
-    return losslab.loss(spec, **options)
+    return remade(spec, places, **options)
 
 
 @dataclass(frozen=True)

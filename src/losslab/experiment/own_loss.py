@@ -74,12 +74,15 @@ def own_loss(place: str, **options: Any) -> OwnLoss:
     return OwnLoss(f"custom({path.name}:{name}, {digest})", make)
 
 
-def remade(spec: str, place: str, **options: Any) -> nn.Module:
-    """The loss of a record again.
+def remade(spec: str, places: Mapping[str, str], **options: Any) -> nn.Module:
+    """The loss of a record again: of its file, if ``places`` has one for this spec.
 
     Raises:
         InputError: As `own_loss`, and if the file is another now than ``spec`` says.
     """
+    if spec not in places:
+        return losslab.loss(spec, **options)
+    place = places[spec]
     found = own_loss(place, **options)
     if found.spec != spec:
         raise InputError(
@@ -105,7 +108,7 @@ def _maker(
     parameters = list(guarded(path, lambda: inspect.signature(made)).parameters.values())
     needed = len(required(parameters))
     if inspect.isclass(made) or not needed:
-        return _maker_of_modules(path, name, made, options)
+        return _maker_of_modules(path, name, made, parameters, options)
     if needed == 1:
         guarded(path, lambda: _try_psi(name, made))
         return lambda: losslab.OddsLoss(made, **options)
@@ -117,9 +120,12 @@ def _maker(
 
 
 def _maker_of_modules(
-    path: Path, name: str, made: Callable[..., Any], options: dict[str, Any]
+    path: Path,
+    name: str,
+    made: Callable[..., Any],
+    parameters: list[inspect.Parameter],
+    options: dict[str, Any],
 ) -> Callable[[], nn.Module]:
-    parameters = list(inspect.signature(made).parameters.values())
     if needed := len(required(parameters)):
         raise InputError(
             f"{path}: expected the class {name} to need no arguments; it needs {needed}. Give them "

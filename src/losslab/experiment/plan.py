@@ -371,7 +371,9 @@ def _volumes(arm: Arm, epochs: int) -> list[float]:
             return [math.nan] * epochs
         look = tuple(psi(torch.linspace(-12, 12, 97, dtype=torch.float64)).tolist())
         if look not in known:
-            known[look] = gradient_volume(module) or 0.0
+            found = gradient_volume(module)
+            assert found is not None  # it is ψ(a)
+            known[look] = found
         volumes.append(known[look])
     return volumes
 

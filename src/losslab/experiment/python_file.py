@@ -43,7 +43,7 @@ def function_of(path: Path, name: str, wanted: str) -> Callable:
     own = [
         key
         for key, value in vars(module).items()
-        if inspect.isroutine(value) or inspect.isclass(value)
+        if inspect.isfunction(value) or inspect.isclass(value)
         if value.__module__ == module.__name__
     ]
     function = getattr(module, name, None)
@@ -84,8 +84,8 @@ def guarded(path: Path, step: Callable[[], Any]) -> Any:
             message = message.removeprefix(f"{path}: ")
         else:
             message = f"{type(error).__name__}: {message}".rstrip(": ")
-        if notes := getattr(error, "__notes__", ()):
-            message = f"{message.rstrip('.')}. {' '.join(notes)}"
+        if notes := " ".join(" ".join(getattr(error, "__notes__", ())).split()):
+            message = f"{message.rstrip('.')}. {notes}"
         raise InputError(f"{where}: {message}") from error
 
 

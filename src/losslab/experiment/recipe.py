@@ -23,7 +23,6 @@ from typing import Any
 from torch import nn
 from torch.utils.data import TensorDataset
 
-import losslab
 from losslab.errors import InputError, nearest
 from losslab.experiment.data_sets import Data, DataSet
 from losslab.experiment.own_loss import remade
@@ -129,9 +128,7 @@ class Study:
 
     def loss(self, label: str) -> nn.Module:
         """The loss of a label, made anew."""
-        spec = self.losses[label]
-        place = self.own_losses.get(spec)
-        return losslab.loss(spec) if place is None else remade(spec, place)
+        return remade(self.losses[label], self.own_losses)
 
     def examples(self, dataset: str) -> int:
         """How many training examples a data set has: what an epoch on it costs."""

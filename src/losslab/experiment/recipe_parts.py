@@ -278,7 +278,7 @@ def read_losses(
 
 def _beside(text: RecipeText, path: KeyPath, place: str) -> str:
     """``FILE.py:NAME`` with the file beside the recipe; what ``--set`` names is as it stands."""
-    if text.folder is None or path in text.given:
+    if text.folder is None or any(path[:length] in text.given for length in (1, 2)):
         return place
     return str(text.folder / Path(place.strip()).expanduser())
 
