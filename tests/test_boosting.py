@@ -155,6 +155,23 @@ def test_other_losses_learn_in_both(loss):
     assert (raw.argmax(1) == y[unseen]).mean() > 0.8
 
 
+@pytest.mark.parametrize(("classes", "data"), [(2, CANCER), (10, DIGITS)])
+def test_who_predicts_what(classes, data):
+    """Oracle: the softmax of the raw scores. Break: what docs/integrations.md says of either
+    library no longer true; probabilities put through a softmax again."""
+    X, y = data
+    objective = BoostingObjective("encouraging", classes)
+    settings = {"n_estimators": 5, "n_jobs": 1}
+    boosted = xgboost.XGBClassifier(objective=objective, max_depth=3, **settings).fit(X, y)
+    p = objective.probabilities(boosted.predict(X, output_margin=True))
+    assert boosted.predict_proba(X) == pytest.approx(p, abs=1e-6)
+    assert (boosted.predict(X) == p.argmax(1)).all()
+    trees = lightgbm.LGBMClassifier(objective=objective, verbose=-1, **settings).fit(X, y)
+    raw = trees.predict(X, raw_score=True)
+    assert trees.predict_proba(X) == pytest.approx(raw)
+    assert objective.probabilities(raw).sum(axis=1) == pytest.approx(1)
+
+
 def test_weights_of_a_data_set_are_heard():
     """Oracle: each row as often as its weight says."""
     X, y = CANCER
@@ -175,6 +192,12 @@ def test_weights_of_a_data_set_are_heard():
     [
         (lambda: BoostingObjective("cross_entropy", 1), "num_classes to be a whole number"),
         (lambda: BoostingObjective("cross_entropy", 2, least=0), "least to be above 0"),
+        (lambda: BoostingObjective("mixed(focus=phases(0, 0.5))", 3), "without a schedule"),
+        (lambda: BoostingObjective("ldam(focal(gamma=ramp(0, 2)), counts=[2, 1])", 2), "schedule"),
+        (
+            lambda: BoostingObjective("reweighted(focal, counts=[2, 1], start=0.8)", 2),
+            "without a schedule",
+        ),
         (lambda: BoostingObjective("complement_objective(cross_entropy)", 3), "alternates steps"),
         (lambda: BoostingObjective(losslab.FocalLoss(), 3), "reduction='sum'"),
         (lambda: BoostingObjective("focal", 3)([0, 3], np.zeros((2, 3))), r"0 … 2.*\[0, 3\]"),

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -160,3 +161,14 @@ def test_one_version_everywhere():
     assert re.search(r"^version: (.*)$", citation, re.M)[1] == project["version"]
     assert re.search(r"^## ([\d.]+)", changes, re.M)[1] == project["version"]  # the newest first
     assert re.search(r"^license: (.*)$", citation, re.M)[1] == project["license"]
+
+
+def test_every_dependency_has_its_licence_told():
+    """Oracle: pyproject.toml. Break: a dependency that comes, goes or changes its extra while
+    docs/licences.md stays; run .ci/licences then."""
+    wanted = runpy.run_path(str(ROOT / ".ci" / "licences"))["wanted"]()
+    table = (ROOT / "docs" / "licences.md").read_text().partition("## Copyleft")[0]
+    rows = re.findall(r"^\| ([\w.-]+) \| [^|]+ \| [^|]+ \| (.+) \|$", table, re.M)
+    told = {name: set(re.findall(r"`(\w+)`", extras)) or {""} for name, extras in rows}
+    del told["package"]  # the table's head
+    assert told == wanted

@@ -36,7 +36,7 @@ def test_a_first_step_is_the_losss(spec, alpha):
     names = np.array(["z", "a", "m"])[Y]  # sorted: a, m, z
     made = LossClassifier(spec, max_iter=1, learning_rate_init=0.01, **settings).fit(X, names)
     again = LossClassifier(spec, max_iter=1, learning_rate_init=1e-12, **settings).fit(X, names)
-    start, inputs = again.network_[0], torch.tensor(X, dtype=torch.float32)
+    start, inputs = again.network_[0], torch.tensor(X)
     target = torch.tensor(np.searchsorted(["a", "m", "z"], names))
     weight = start.weight.detach().clone().requires_grad_()
     losslab.loss(spec)(F.linear(inputs, weight, start.bias.detach()), target).backward()
@@ -106,9 +106,17 @@ def test_the_callers_random_numbers_stay():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_iter": 0}, "max_iter of at least 1"),
-        ({"learning_rate_init": 0.0}, "learning_rate_init above 0"),
+        ({"max_iter": 0}, "max_iter to be a whole number of at least 1, but got 0"),
+        ({"max_iter": "3"}, "max_iter to be a whole number"),
+        ({"learning_rate_init": 0.0}, "learning_rate_init to be above 0"),
+        ({"alpha": -1.0}, "alpha to be at least 0"),
+        ({"batch_size": 0}, "batch_size to be 'auto' or a whole number"),
+        ({"batch_size": "big"}, "batch_size to be 'auto' or a whole number"),
+        ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes to be"),
+        ({"hidden_layer_sizes": "10"}, "hidden_layer_sizes to be"),
         ({"loss": "focl"}, "focl"),
+        ({"loss": losslab.FocalLoss(gamma=1.0)}, r"such as 'focal\(gamma=1.*got FocalLoss"),
+        ({"loss": 3}, "Expected loss to be a spec"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -116,9 +124,53 @@ def test_bad_settings(settings, message):
         LossClassifier(**settings).fit(X, Y)
 
 
+@pytest.mark.parametrize(
+    "spec", ["encouraging", "reweighted(focal, counts=[3, 1, 2])", "cross_entropy + expectation"]
+)
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_weights_of_examples(spec, class_weight):
+    """Oracle: the same examples written down as often as they weigh. Break: a mean over the number
+    of examples, a penalty that forgets the weights, classes balanced by examples; and the weights
+    1, which must change nothing."""
+    if spec.startswith("reweighted") and class_weight:
+        pytest.skip("one or the other")
+    often = np.random.default_rng(0).integers(0, 4, len(X))
+    settings = {"max_iter": 5, "batch_size": 1000, "alpha": 50.0, "random_state": 0}
+
+    def fit(inputs, target, weight=None):
+        made = LossClassifier(spec, class_weight=class_weight, **settings)
+        return made.fit(inputs, target, weight)
+
+    weighted, repeated = fit(X, Y, often), fit(X.repeat(often, 0), Y.repeat(often))
+    assert weighted.loss_curve_ == pytest.approx(repeated.loss_curve_, rel=1e-5)
+    assert weighted.predict_proba(X) == pytest.approx(repeated.predict_proba(X), abs=1e-6)
+    assert fit(X, Y, np.ones(len(X))).loss_curve_ == pytest.approx(fit(X, Y).loss_curve_, rel=1e-6)
+    assert weighted.loss_curve_ != pytest.approx(fit(X, Y).loss_curve_, rel=1e-3)
+
+
+def test_batches_without_weight_are_left_out():
+    """Break: a mean over nothing, which makes every weight of the network NaN."""
+    weight = np.zeros(len(X))
+    weight[::50] = 1
+    made = LossClassifier(max_iter=3, batch_size=10, random_state=0).fit(X, Y, weight)
+    assert np.isfinite(made.predict_proba(X)).all() and np.isfinite(made.loss_curve_).all()
+    with pytest.raises(ValueError, match=r"sample_weight|Sample weights"):
+        LossClassifier().fit(X, Y, np.zeros(len(X)))
+
+
+def test_the_networks_precision_is_the_columns():
+    """Break: columns rounded in silence; a float32 network that cannot read float64 columns."""
+    made = LossClassifier(max_iter=1, hidden_layer_sizes=5).fit(X.astype(np.float32), Y)
+    assert {p.dtype for p in made.network_.parameters()} == {torch.float32}
+    assert len(made.network_) == 3 and made.predict_proba(X).dtype == np.float32
+    assert {p.dtype for p in LossClassifier(max_iter=1).fit(X, Y).network_.parameters()} == {
+        torch.float64
+    }
+
+
 def test_a_module_of_ones_own_through_skorch():
     """Oracle: skorch with PyTorch's cross_entropy, whose run ours must repeat. Break: a module that
-    skorch cannot make from its class."""
+    skorch cannot make from its class; logits passed off as probabilities."""
     skorch = pytest.importorskip("skorch")
     inputs, target = make_classification(200, 8, random_state=0)
     inputs = inputs.astype(np.float32)
@@ -127,12 +179,15 @@ def test_a_module_of_ones_own_through_skorch():
         torch.manual_seed(0)
         net = skorch.NeuralNetClassifier(
             torch.nn.Linear, module__in_features=8, module__out_features=2, criterion=criterion,
-            max_epochs=3, lr=0.1, train_split=None, verbose=0, **changes,
+            max_epochs=3, lr=0.1, train_split=None, verbose=0,
+            **{"predict_nonlinearity": torch.nn.Softmax(dim=-1), **changes},
         )  # fmt: skip
         return net.fit(inputs, target)
 
     ours, theirs = fit(losslab.CrossEntropyLoss), fit(torch.nn.CrossEntropyLoss)
     assert ours.history[:, "train_loss"] == pytest.approx(theirs.history[:, "train_loss"])
+    expected = fit(torch.nn.CrossEntropyLoss, predict_nonlinearity="auto").predict_proba(inputs)
+    assert ours.predict_proba(inputs) == pytest.approx(expected, abs=1e-6)
     other = fit(losslab.EncouragingLoss, criterion__log_end=1.0)
     assert other.history[-1, "train_loss"] != pytest.approx(theirs.history[-1, "train_loss"])
     assert other.score(inputs, target) > 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 
 import pytest
@@ -221,6 +222,19 @@ def test_forms_of_outputs_and_bad_input():
         TrainerLoss(losslab.FocalLoss(reduction="sum"), weight=torch.ones(3))
 
 
+def test_a_language_model_is_not_taken_for_a_classifier():
+    """Break: a forgotten causal=True, which trains a model to repeat the token it reads: the shapes
+    fit, and no number shows it."""
+    data = Sentences()
+    outputs = language_model()(data.x)
+    with pytest.raises(InputError, match=r"causal=True .* returns CausalLMOutput"):
+        TrainerLoss("expectation")(outputs, data.labels)
+    shifted = torch.cat([data.labels[:, 1:], torch.full((len(data), 1), -100)], dim=1)
+    value = TrainerLoss("expectation", causal=False)(outputs, shifted)
+    told = TrainerLoss("expectation", causal=True)(outputs, data.labels)
+    assert value.item() == pytest.approx(told.item())
+
+
 # ---- Lightning --------------------------------------------------------------------------------
 
 
@@ -357,6 +371,27 @@ def test_fairseqs_signature(spec):
     assert per_sentence[1] == len(tokens)
     both = FairseqCriterion.aggregate([log, log])
     assert both["loss"] == pytest.approx(value.item() / kept / 0.6931472, rel=1e-5)
+    assert math.isnan(FairseqCriterion.aggregate([])["loss"])
+
+
+@pytest.mark.parametrize(
+    "adapter", [FairseqCriterion, lambda loss, index: TorchtuneLoss(loss, 8, index)]
+)
+def test_a_module_must_ignore_what_the_trainer_does(adapter):
+    """Break: padding in the loss, but not in what it is divided by."""
+    with pytest.raises(InputError, match=r"ignore_index=1, but got \{-100\}"):
+        adapter(losslab.EncouragingLoss(reduction="sum"), 1)
+    module = losslab.EncouragingLoss(reduction="sum", ignore_index=1)
+    assert adapter(module, 1).criterion is module
+
+
+@pytest.mark.parametrize("adapter", [lambda loss: FairseqCriterion(loss, 1), TorchtuneLoss])
+def test_an_adapter_passes_progress_on(adapter):
+    """Break: a schedule that nobody can move."""
+    made = adapter("encouraging(rho=ramp(0, 1))")
+    made.set_progress(0.75)
+    assert float(made.criterion.rho) == 0.75
+    adapter("cross_entropy").set_progress(0.9)
 
 
 @pytest.mark.parametrize("spec", ["cross_entropy", "expectation"])
@@ -376,3 +411,10 @@ def test_torchtunes_signature(spec):
     assert found == pytest.approx(expected, abs=1e-7)
     nothing = loss(logits, torch.full_like(labels, -100))
     assert nothing.item() == 0
+    flat = loss(logits.flatten(0, 1), labels.flatten())  # as torchtune's recipes call it
+    assert torch.autograd.grad(flat, logits)[0] == pytest.approx(expected, abs=1e-7)
+    assert flat.item() == pytest.approx(reference.item(), rel=1e-5)
+    for wrong in (labels[:, 1:], labels.flatten()):
+        for given in (logits, chunks):
+            with pytest.raises(InputError, match=r"Expected labels of shape \(16, 7\)"):
+                loss(given, wrong)

@@ -5,6 +5,8 @@ loss, sample_size, log = criterion(model, sample)
 
 loss = TorchtuneLoss("expectation")                # DFT
 value = loss(logits, labels)                       # logits may come in chunks
+
+A schedule in the loss is yours to move: ``criterion.set_progress(step / total_steps)``.
 """
 
 from __future__ import annotations
@@ -40,8 +42,7 @@ class FairseqCriterion(nn.Module):
 
     def __init__(self, loss: Loss, padding_idx: int, *, sentence_avg: bool = False) -> None:
         super().__init__()
-        options = {} if isinstance(loss, nn.Module) else {"ignore_index": padding_idx}
-        self.criterion = summed(loss, **options)
+        self.criterion = _ignoring(loss, padding_idx)
         self.padding_idx, self.sentence_avg = padding_idx, sentence_avg
 
     def forward(
@@ -68,11 +69,16 @@ class FairseqCriterion(nn.Module):
 
     @staticmethod
     def aggregate(logs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-        """Loss a unit of ``sample_size``, in bits as fairseq prints it, over several logs."""
+        """Loss a unit of ``sample_size``, in bits as fairseq prints it, over several logs; NaN
+        where they counted nothing."""
         logs = list(logs)
         size = sum(log["sample_size"] for log in logs)
         total = float(sum(log["loss"] for log in logs))
-        return {"loss": total / size / math.log(2), "sample_size": size}
+        return {"loss": total / size / math.log(2) if size else math.nan, "sample_size": size}
+
+    def set_progress(self, progress: float) -> None:
+        """Move the loss's schedules, if it has any, to the fraction of training done."""
+        _advance(self.criterion, progress)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
@@ -83,31 +89,73 @@ class FairseqCriterion(nn.Module):
 class TorchtuneLoss(nn.Module):
     """A loss of tokens as torchtune's recipes call it: ``loss(logits, labels)``, a mean.
 
-    Labels are shifted already, as the recipes do; logits ``(rows, length, vocabulary)`` may come as
-    a list of chunks along ``length``, which are done one after another, so that only one is in
-    float32 at a time (``num_output_chunks``, ``set_num_output_chunks`` of the model).
+    Labels are shifted already, as the recipes do. Logits come whole, ``(rows, length, vocabulary)``
+    or flattened to ``(tokens, vocabulary)``, with labels of that shape but for the vocabulary; or
+    as a list of chunks along ``length``, which are done one after another, so that only one is in
+    float32 at a time.
+
+    In a recipe's configuration::
+
+        loss:
+          _component_: losslab.integrations.adapters.TorchtuneLoss
+          loss: expectation
 
     Args:
         loss: A spec, a ψ of your own, or a loss module with ``reduction="sum"``.
-        num_output_chunks: How many chunks the model is to make.
+        num_output_chunks: How many chunks the model is to make, for a recipe of your own that
+            calls ``model.set_num_output_chunks(loss.num_output_chunks)``. torchtune's recipes (as
+            of 0.6.1) do that for their own class alone, by its name, and pass whole logits here.
         ignore_index: Labels that are no tokens.
+
+    Raises:
+        InputError: If logits and labels do not fit each other, or a module ignores another label.
     """
 
     def __init__(
         self, loss: Loss = "expectation", num_output_chunks: int = 8, ignore_index: int = -100
     ) -> None:
         super().__init__()
-        options = {} if isinstance(loss, nn.Module) else {"ignore_index": ignore_index}
-        self.criterion = summed(loss, **options)
+        self.criterion = _ignoring(loss, ignore_index)
         self.num_output_chunks, self.ignore_index = num_output_chunks, ignore_index
 
     def forward(self, logits: Tensor | list[Tensor], labels: Tensor) -> Tensor:
         """The mean over the labels that are not ignored; 0 where all are."""
-        chunks = logits if isinstance(logits, list) else [logits]
-        parts = labels.split([chunk.shape[1] for chunk in chunks], dim=1)
+        if isinstance(logits, Tensor):
+            chunks, parts, shape = [logits], [labels], tuple(logits.shape[:-1])
+        else:
+            lengths = [chunk.shape[1] for chunk in logits]
+            chunks, shape = logits, (logits[0].shape[0], sum(lengths))
+            parts = list(labels.split(lengths, dim=1)) if labels.shape == shape else []
+        if labels.shape != shape:
+            raise InputError(
+                f"Expected labels of shape {shape} for these logits, but got {tuple(labels.shape)}."
+            )
         values = [
             self.criterion(chunk.flatten(0, -2).float(), part.flatten())
             for chunk, part in zip(chunks, parts, strict=True)
         ]
         count = (labels != self.ignore_index).sum().clamp_min(1)
         return torch.stack(values).sum() / count
+
+    def set_progress(self, progress: float) -> None:
+        """Move the loss's schedules, if it has any, to the fraction of training done."""
+        _advance(self.criterion, progress)
+
+
+def _ignoring(loss: Loss, index: int) -> nn.Module:
+    """The summed loss that leaves this label out; a module of its own must do so by itself."""
+    if not isinstance(loss, nn.Module):
+        return summed(loss, ignore_index=index)
+    found = {getattr(part, "ignore_index", index) for part in loss.modules()}
+    if found - {index}:
+        raise InputError(
+            f"Expected a loss module made with ignore_index={index}, but got {found - {index}}: "
+            "labels left out would be counted in the loss. Or give the loss's spec."
+        )
+    return summed(loss)
+
+
+def _advance(criterion: nn.Module, progress: float) -> None:
+    advance = getattr(criterion, "set_progress", None)
+    if advance is not None:
+        advance(progress)

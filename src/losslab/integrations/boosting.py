@@ -23,6 +23,7 @@ from torch import Tensor
 
 from losslab.errors import InputError
 from losslab.integrations.criterion import Loss, summed
+from losslab.losses.modules import is_scheduled
 
 Array = NDArray[np.float64]
 LEAST = 1e-6
@@ -44,11 +45,13 @@ class BoostingObjective:
             cross-entropy the two are the same.
         least: Smallest second derivative passed on in any case.
 
-    Labels are class numbers 0 … num_classes − 1. Predictions of a booster with a custom objective
-    are raw scores: `probabilities` makes probabilities of them.
+    Labels are class numbers 0 … num_classes − 1. With a custom objective ``XGBClassifier`` still
+    predicts classes and probabilities; ``LGBMClassifier`` and the boosters of both libraries'
+    ``train`` predict raw scores, of which `probabilities` makes probabilities.
 
     Raises:
-        InputError: If the loss has several steps, or labels or scores are not of this form.
+        InputError: If the loss has several steps or a schedule (an objective is not told how far
+            the training is), or labels or scores are not of this form.
 
     Example:
         >>> objective = BoostingObjective("cross_entropy", num_classes=2)
@@ -75,6 +78,11 @@ class BoostingObjective:
         if not least > 0:
             raise InputError(f"Expected least to be above 0, but got {least!r}.")
         self.loss, self.num_classes = summed(loss).double(), num_classes
+        if is_scheduled(self.loss):
+            raise InputError(
+                "Expected a loss without a schedule, since boosting does not tell an objective how "
+                f"far the training is, but got {loss!r}."
+            )
         self.exact, self.least = exact, least
 
     def __call__(

@@ -28,7 +28,9 @@ class TrainerLoss:
             ``reduction="sum"``.
         causal: Whether the model predicts the next token: logits ``(rows, length, vocabulary)``
             are laid beside the labels one place on, as causal language models of `transformers`
-            do it themselves.
+            do it themselves. A model that says it is one (its outputs' class is a
+            ``…CausalLM…``) is refused until this is set: ``causal=False`` is for a collator that
+            has shifted the labels already.
         options: Of a loss made from a spec or a ψ: ``weight``, ``label_smoothing``.
             ``ignore_index`` is -100, which the Trainer counts by.
 
@@ -44,7 +46,7 @@ class TrainerLoss:
         tensor(0.3466)
     """
 
-    def __init__(self, loss: Loss, *, causal: bool = False, **options: Any) -> None:
+    def __init__(self, loss: Loss, *, causal: bool | None = None, **options: Any) -> None:
         self.criterion, self.causal = summed(loss, **options), causal
 
     def __call__(
@@ -63,6 +65,12 @@ class TrainerLoss:
             raise InputError(
                 "Expected labels in the batch, but got none; the data set must have a column "
                 "labels (or label, which the Trainer's collator renames)."
+            )
+        if self.causal is None and "CausalLM" in type(outputs).__name__:
+            raise InputError(
+                f"Expected causal=True beside the loss, since the model returns "
+                f"{type(outputs).__name__}: its logits predict the next token, and the labels are "
+                "to be laid one place on. Labels that are shifted already want causal=False."
             )
         if self.causal:
             labels = nn.functional.pad(labels, (0, 1), value=-100)[..., 1:]

@@ -528,6 +528,14 @@ def _arguments(module: Any) -> dict[str, Any]:
     return {**module._arguments, **{name: getattr(module, name) for name in module._driven}}
 
 
+def is_scheduled(module: nn.Module) -> bool:
+    """Whether any part of it moves with the training."""
+    return any(
+        getattr(part, "_scheduled", None) or getattr(part, "_weight_schedule", None) is not None
+        for part in module.modules()
+    )
+
+
 def _follow_schedules(module: Any, progress: float) -> None:
     if module._scheduled:
         arguments = _resolve(module, progress)
