@@ -9,6 +9,7 @@ import importlib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -449,7 +450,7 @@ def test_what_else_changed_most(plain: Path) -> None:
     from scipy import stats
 
     source = Page(write_report(plain)).source
-    table = source.partition('<table class="left moved">')[2].partition("</table>")[0]
+    table = source.partition('<table class="left moved sortable">')[2].partition("</table>")[0]
     rows = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", table, re.S)
     texts = [re.sub(r"<[^>]+>", " ", row).replace("\N{MINUS SIGN}", "-") for row in rows]
     compared = summarize_folder(plain)["comparisons"]["last"]
@@ -499,6 +500,49 @@ def test_explanations_are_one_click_away(plain: Path, browser: Any) -> None:
     assert not words.is_visible()
     tab.get_by_text("What is NLL?").click()
     assert words.is_visible()
+    tab.close()
+
+
+def column(table: Any, number: int) -> list[str]:
+    """A column of a table in the browser, from above."""
+    return table.locator(f"tbody tr > :nth-child({number})").all_inner_texts()
+
+
+def test_a_table_sorts_by_a_click_on_its_heading(full: Path, browser: Any) -> None:
+    """Oracle: Python's sorted, on what is read in the browser; what has no number stays at the
+    bottom. Fails when nothing happens, numbers are sorted as texts, or a second click repeats."""
+    tab = browser.new_page()
+    tab.goto(write_report(full).as_uri())
+    table = tab.locator("table.sortable", has=tab.locator("#other-metrics"))
+    heading = table.get_by_role("button", name="NLL")
+    at = 1 + [b.inner_text() for b in table.get_by_role("button").all()].index(heading.inner_text())
+
+    def numbers() -> list[float]:
+        found = [re.search(r"[+−][\d.]+", text) for text in column(table, at)]
+        return [float(m[0].replace("−", "-")) if m else math.nan for m in found]
+
+    before = [x for x in numbers() if not math.isnan(x)]
+    assert len(set(before)) > 2 and before != sorted(before)
+    heading.click()
+    assert numbers()[: len(before)] == sorted(before)
+    heading.click()
+    assert numbers()[: len(before)] == sorted(before, reverse=True)
+    assert heading.locator("xpath=..").get_attribute("aria-sort") == "descending"
+    table.get_by_role("button", name="Loss").click()
+    names = table.locator("tbody th").evaluate_all("all => all.map(th => th.dataset.value)")
+    assert names == sorted(names) and len(names) == len(set(names)) > 3
+    tab.close()
+
+
+def test_what_changed_most_sorts_by_loss(full: Path, browser: Any) -> None:
+    """Oracle: Python's sorted. Fails when the table has no values to sort by."""
+    tab = browser.new_page()
+    tab.goto(write_report(full).as_uri())
+    table = tab.locator("table.moved")
+    for number, name in ((1, "Loss"), (2, "What")):
+        table.get_by_role("button", name=name).click()
+        texts = [text.split("\n")[-1].strip() for text in column(table, number)]
+        assert texts == sorted(texts) and len(set(texts)) > 1
     tab.close()
 
 

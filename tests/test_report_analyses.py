@@ -250,6 +250,26 @@ def page(full: Path) -> Page:
         return Page(write_report(full))
 
 
+@pytest.mark.parametrize("losses", [5, 14])
+def test_nothing_is_cut_off_on_paper(tmp_path: Path, browser: Any, losses: int) -> None:
+    """Oracle: the widths that Chromium lays out on A4 with margins of a centimetre. Fails when a
+    table is wider than the page, or something stays folded or asks for a click."""
+    gains = {"cross_entropy": 0.0, **{f"mixed(focus=0.{k})": k / 1000 for k in range(1, losses)}}
+    folder = analysed(tmp_path / "runs", gains, 3, ("calibration", "margins"))
+    tab = browser.new_page(viewport={"width": 718, "height": 1000})
+    tab.goto(write_report(folder).as_uri())
+    tab.emulate_media(media="print")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    boxes = tab.locator(".scroll")
+    wide = "all => all.filter(b => b.scrollWidth > b.clientWidth + 1).map(b => b.innerText)"
+    assert boxes.count() > 5 and boxes.evaluate_all(wide) == []
+    assert tab.locator("table.values").count() and tab.locator("details:not([open])").count() == 0
+    assert not any(box.is_visible() for box in tab.locator(".save, .copy, nav").all())
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.locator("details[open]").count() == 0
+    tab.close()
+
+
 @pytest.fixture
 def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made, but not rendered."""

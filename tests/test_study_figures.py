@@ -312,6 +312,29 @@ def test_the_page_is_like_the_other_pages(summary, tmp_path: Path) -> None:
     assert write_study_report(whole, tmp_path).read_bytes() == before
 
 
+def test_a_studys_table_sorts_by_a_click(summary, tmp_path: Path, browser) -> None:
+    """Oracle: Python's sorted. Fails when a heading is no button, or a minus sign is no number."""
+    model = {"across": summary, "missing": [], "diverged": {}, "rates": {}}
+    whole = {
+        "title": "A study",
+        "metric": "accuracy",
+        "runs": {"finished": 4, "planned": 4},
+        "recipe": {"statistics": {"baseline": "CE"}},
+        "models": {"a model": model},
+    }
+    tab = browser.new_page()
+    tab.goto(write_study_report(whole, tmp_path).as_uri())
+    table = tab.locator("table.study")
+    for number, heading in ((5, "Wins"), (7, "Mean rank"), (8, "Accuracy")):
+        button = table.get_by_role("button", name=heading)
+        for reverse in (False, True):
+            button.click()
+            found = table.locator(f"tbody tr > :nth-child({number})").all_inner_texts()
+            values = [float(text.split()[0].replace("−", "-")) for text in found]
+            assert values == sorted(values, reverse=reverse) and len(set(values)) > 1
+    tab.close()
+
+
 def test_the_frame_holds_the_thin_intervals_too(summary) -> None:
     """Oracle: the numbers. Fails when an interval over seeds and data sets is cut at the frame."""
     found = {"EL": {**summary["mean_improvements"]["EL"], "both_low": -0.3, "both_high": 0.2}}
