@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -85,17 +87,62 @@ def test_a_smaller_tail_is_part_of_a_larger_one_and_hangs_on_the_seed():
     assert len(chosen([99, 5])) == 25  # a class has what it has
 
 
+def test_a_list_of_counts_is_followed():
+    """Oracle: the list. Break: classes in another order; a count that adds examples; a run that
+    does not notice another list."""
+    wanted = [30, 25, 20, 15, 12, 10, 8, 5, 2, 5000]
+    task = digits(class_counts=wanted)
+    found = torch.bincount(tensors_of(task.train)[1], minlength=10).tolist()
+    assert found[:9] == wanted[:9] and 100 < found[9] < 200
+    assert task.description["class_sizes"] == found
+    assert task.description["sha256"] != digits(class_counts=wanted[::-1]).description["sha256"]
+    assert {"accuracy_many", "accuracy_medium", "accuracy_few"} == {m.name for m in task.metrics}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_counts": [5, 5]}, "class_counts to be 10 numbers, one a class, but got 2: 5, 5"),
+        ({"class_counts": [5] * 9 + [0]}, "whole numbers of at least 1"),
+        ({"class_counts": "5"}, "must be a list of whole numbers"),
+        ({"class_counts": [5] * 10, "imbalance": 10.0}, "leave one out"),
+    ],
+)
+def test_counts_that_cannot_be(options, message):
+    """Break: a list that is cut or filled up in silence."""
+    with pytest.raises(InputError, match=message):
+        digits(**options)
+
+
+@pytest.mark.parametrize("form", ["90,30,9,9,9,9,9,9,9,9", "90 30 9\n9 9 9 9 9 9, 9\n"])
+def test_counts_on_the_command_line(form, tmp_path, command):
+    """Oracle: the classes' numbers in the record. Break: a file that is not read, or a slip that
+    ends in a traceback."""
+    given = form
+    if "\n" in form:
+        given = str(tmp_path / "counts.txt")
+        (tmp_path / "counts.txt").write_text(form)
+    words = ["compare", "--task", "digits", "--epochs", "1", "--seeds", "3", "--quiet", "--out",
+             str(tmp_path / "runs"), "--loss", "cross_entropy", "--loss", "focal"]  # fmt: skip
+    status, _, err = command(*words, "--class-counts", given)
+    assert status == 0, err
+    stored = json.loads((tmp_path / "runs" / "comparison.json").read_text())["task"]
+    assert stored["class_sizes"] == [90, 30] + [9] * 8
+    status, _, err = command(*words, "--class-counts", "90;30")
+    assert status == 2 and "--class-counts must be whole numbers" in err
+
+
 def test_accuracies_by_group():
     """Oracle: means by hand over the classes' examples. A threshold on the wrong side (100 and 20
     are medium) fails."""
     rows = {m.name: m for m in shot_metrics([101, 100, 20, 19])}
     assert list(rows) == ["accuracy_many", "accuracy_medium", "accuracy_few"]
-    target = torch.tensor([0, 0, 1, 1, 2, 3])
-    guess = torch.tensor([0, 1, 1, 0, 2, 0])
+    target = torch.tensor([0, 0, 1, 1, 2, 2, 3])
+    guess = torch.tensor([0, 1, 1, 1, 2, 1, 0])
     kept = metrics.examples(torch.eye(4)[guess], target)
     found = {name: row.measured(kept) for name, row in rows.items()}
     assert found == pytest.approx(
-        {"accuracy_many": 1 / 2, "accuracy_medium": 2 / 3, "accuracy_few": 0.0}
+        {"accuracy_many": 1 / 2, "accuracy_medium": 3 / 4, "accuracy_few": 0.0}
     )
     assert [m.name for m in shot_metrics([500, 200])] == ["accuracy_many"]
 

@@ -111,7 +111,7 @@ def test_rates_of_a_comparison_are_checked(read, tmp_path):
 
 
 IMAGES = "cifar10-small zh-t1-mnist zh-t1-cifar10 zh-t2 note ba-t1 ba-t1-cinic10 ba-t2 ba-t5 ba-t6 \
-    zh-t1-imagenet"
+    zh-t1-imagenet zh-t3 zh-t9 long-tail"
 
 
 @pytest.mark.parametrize("name", IMAGES.split())

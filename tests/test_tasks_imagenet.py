@@ -17,6 +17,7 @@ from torch import nn
 from losslab import loss
 from losslab.errors import InputError
 from losslab.experiment.batches import Batches, own_randomness
+from losslab.experiment.labels import label_counts
 from losslab.experiment.tasks import TaskOptions, build_task
 from losslab.experiment.tasks.images.imagenet import make_model
 from losslab.experiment.tasks.images.large_images import MiddleView, RandomView, crop_box
@@ -128,6 +129,28 @@ def test_fingerprint_follows_the_files(tmp_path):
     assert build(tmp_path / "b", split_seed=1).description["sha256"] != first
     (tmp_path / "b" / "train/n1/image0.JPEG").write_bytes(jpeg(20, 400, 300))
     assert build(tmp_path / "b").description["sha256"] != first
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"class_counts": [4, 2, 1]}, [4, 2, 1]), ({"imbalance": 4.0}, [4, 2, 1])],
+)
+def test_files_make_a_long_tail(tmp_path, options, expected):
+    """Oracle: counting the images that come out, and the whole task. Break: images that lose their
+    class, test images that go, or a fingerprint that stays."""
+    whole = build(put(tmp_path, imagenet_files()))
+    task = build(tmp_path, **options)
+    classes = [label for _, label in task.train]
+    assert [classes.count(k) for k in range(3)] == expected
+    assert {(name, size) for name, size in task.train.files} < set(whole.train.files)
+    assert all(abs(level - 20 * (label + 1)) < 5 for level, label in levels(task.train))
+    assert task.test.files == whole.test.files and task.validation.files == whole.validation.files
+    assert task.description["class_sizes"] == label_counts(task, "train").tolist() == expected
+    prints = {
+        t.description["sha256"] for t in (whole, task, build(tmp_path, split_seed=1, **options))
+    }
+    assert len(prints) == 3 and str(task.train.view) == str(whole.train.view)
+    assert task.metrics[-1].name == "accuracy_few"
 
 
 def test_schedules_of_the_papers(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,16 @@ def test_the_published_schedule(tmp_path):
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.2, 0.9, 1e-4)
     assert not group["nesterov"]
     assert task.description["model"]["name"] == "resnet50"
+    scheduler, rates = task.lr_scheduler(optimizer, 200), []
+    for _ in range(200):
+        rates.append(group["lr"])
+        optimizer.step()
+        scheduler.step()
+    cosine = [0.1 * (1 + math.cos(math.pi * k / 200)) for k in range(200)]
+    rise = [min(1, (k + 1) / 20) for k in range(200)]  # theirs has none
+    assert rates == pytest.approx([a * b for a, b in zip(cosine, rise, strict=True)])
+    seen = task.description["preprocessing"]
+    assert "256" in seen[1] and "224" in seen[1] and "224" in seen[0]
 
 
 def test_a_run(tmp_path):

@@ -78,6 +78,13 @@ def compare(
             rich_help_panel=_DATA,
         ),
     ] = None,
+    class_counts: Annotated[
+        str | None,
+        typer.Option(
+            help="Thin them out to so many of each class: 500,50,5, or a text file of numbers",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     resample: Annotated[
         bool,
         typer.Option(help="A split of its own for every seed", rich_help_panel=_DATA),
@@ -262,6 +269,7 @@ def compare(
             validation_fraction=validation_fraction,
             image_size=image_size,
             imbalance=imbalance,
+            class_counts=_class_counts(class_counts),
         )
 
         def build(options: TaskOptions) -> Task:
@@ -429,6 +437,23 @@ def _milestones(text: str | None) -> tuple[float, ...] | None:
     except ValueError:
         raise InputError(
             f"--milestones must be shares of the training, such as 0.5,0.75, or none; got {text!r}."
+        ) from None
+
+
+def _class_counts(text: str | None) -> tuple[int, ...] | None:
+    """``500,50,5``, or a file of such numbers, separated by commas, spaces or lines."""
+    from losslab.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        listed = set(text) <= set("0123456789, ")
+        content = text if listed else Path(text).read_text()
+        return tuple(int(part) for part in content.replace(",", " ").split())
+    except (ValueError, OSError) as error:
+        raise InputError(
+            "--class-counts must be whole numbers, such as 500,50,5, or a text file of them; got "
+            f"{text!r} ({error})."
         ) from None
 
 

@@ -5,11 +5,9 @@
 
 It is a fully connected network (none of hidden layers makes it linear) with the argument names of
 scikit-learn's `MLPClassifier`, whose loss is cross-entropy alone. For networks of your own there is
-skorch, which knows the softmax of PyTorch's own losses alone and has to be told it::
-
-    NeuralNetClassifier(
-        module, criterion=losslab.EncouragingLoss, predict_nonlinearity=torch.nn.Softmax(dim=-1)
-    )
+skorch: ``NeuralNetClassifier(module, criterion=losslab.EncouragingLoss,
+predict_nonlinearity=torch.nn.Softmax(dim=-1))``. It knows the softmax of PyTorch's own losses alone,
+hence the last argument.
 """
 
 from __future__ import annotations

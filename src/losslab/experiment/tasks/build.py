@@ -106,10 +106,13 @@ def build_task(name_or_path: str, options: TaskOptions | None = None) -> Task:
     """
     options = options or TaskOptions()
     task = _build(name_or_path, options)
-    if options.imbalance is None:
+    if options.imbalance is None and options.class_counts is None:
         return task
-    from losslab.experiment.tasks.long_tail import long_tailed
+    from losslab.experiment.tasks.long_tail import long_tailed, thinned
 
+    if options.class_counts is not None:
+        return thinned(task, options.class_counts, options.split_seed)
+    assert options.imbalance is not None
     return long_tailed(task, options.imbalance, options.split_seed)
 
 

@@ -37,6 +37,8 @@ class TaskOptions:
         dropout: Share of the last layer's inputs that are dropped in training (the same tasks).
         imbalance: Thin the training examples out to a long tail whose largest class has this many
             times the examples of its smallest.
+        class_counts: Thin them out to so many of each class instead, in the order of the classes;
+            a class that has fewer keeps what it has.
         image_size: Side of the square that images are resized to (a folder of images, ``shapes``,
             ``coco``).
 
@@ -57,6 +59,7 @@ class TaskOptions:
     validation_fraction: float | None = None
     image_size: int | None = None
     imbalance: float | None = None
+    class_counts: tuple[int, ...] | None = None
     augment: tuple[str, ...] | None = None
     dropout: float | None = None
 
@@ -74,6 +77,7 @@ class TaskOptions:
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise InputError(f"lr must be a finite number above 0; got {self.lr!r}.")
         self._check_milestones()
+        self._check_class_counts()
         fraction = self.validation_fraction
         if fraction is not None and not 0 < fraction <= 0.5:
             raise InputError(f"validation_fraction must be in (0, 0.5]; got {fraction!r}.")
@@ -86,6 +90,22 @@ class TaskOptions:
                     f"got {self.augment!r}."
                 )
             object.__setattr__(self, "augment", tuple(self.augment))
+
+    def _check_class_counts(self) -> None:
+        if self.class_counts is None:
+            return
+        if self.imbalance is not None:
+            raise InputError(
+                "imbalance and class_counts both say how many examples a class has; leave one out."
+            )
+        given = self.class_counts
+        whole = not isinstance(given, str) and all(type(n) is int and n >= 1 for n in given)
+        if not whole:
+            raise InputError(
+                "class_counts must be a list of whole numbers of at least 1, such as (500, 50, 5); "
+                f"got {given!r}."
+            )
+        object.__setattr__(self, "class_counts", tuple(given))
 
     def _check_milestones(self) -> None:
         if self.milestones is None:

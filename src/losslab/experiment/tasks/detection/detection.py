@@ -98,6 +98,7 @@ def build_shapes(options: TaskOptions) -> Task:
         {
             "target": "its boxes are known",
             "imbalance": "an image holds objects of several classes",
+            "class_counts": "an image holds objects of several classes",
             "data_dir": "its pictures are made",
             "validation_fraction": "each split is made for itself",
         },
@@ -129,7 +130,11 @@ def build_coco(options: TaskOptions) -> Task:
     """COCO: its own validation images are the test split; validation is held out of training."""
     name = "coco"
     crowded = "an image holds objects of several classes"
-    refuse_unused(name, options, {"target": "its boxes are known", "imbalance": crowded})
+    refuse_unused(
+        name,
+        options,
+        {"target": "its boxes are known", "imbalance": crowded, "class_counts": crowded},
+    )
     model = choose_model(name, options, tuple(RECIPES[name]))
     check_installed()
     net = _net(model, options)

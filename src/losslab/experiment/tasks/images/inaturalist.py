@@ -49,7 +49,8 @@ RECIPE = Recipe(epochs=200, batch_size=512, lr=0.2, weight_decay=1e-4, nesterov=
 def build_inaturalist(options: TaskOptions) -> Task:
     """iNaturalist 2018, or another set in its form."""
     refuse_unused(NAME, options, {"target": "the lists say what an image is"})
-    refuse_unused(NAME, options, {"imbalance": "its classes are a long tail already"})
+    tail = "its classes are a long tail already"
+    refuse_unused(NAME, options, {"imbalance": tail, "class_counts": tail})
     model = choose_model(NAME, options, MODELS, timm=True)
     source = _find(options.data_dir)
     found = _read(source)
