@@ -6,7 +6,7 @@
 It is a fully connected network (none of hidden layers makes it linear) with the argument names of
 scikit-learn's `MLPClassifier`, whose loss is cross-entropy alone. For networks of your own there is
 skorch: ``NeuralNetClassifier(module, criterion=losslab.EncouragingLoss,
-predict_nonlinearity=torch.nn.Softmax(dim=-1))``. It knows the softmax of PyTorch's own losses alone,
+predict_nonlinearity=torch.nn.Softmax(dim=-1))``. It knows the softmax of PyTorch's losses only,
 hence the last argument.
 """
 
