@@ -255,6 +255,15 @@ def test_a_typed_logarithm_of_p_is_exact(window):
         assert a.grad.item() == pytest.approx(slope, abs=1e-30)
 
 
+@pytest.mark.parametrize("condition", ["a", "0 < 1", "(a + 1)", "p * (a < 1)"])
+def test_a_where_wants_a_comparison(window, condition):
+    """Oracle: torch.where, which refuses the line too. Break: a curve whose Python line raises."""
+    tab = window()
+    for formula in (f"where({condition}, a, -a)", f"where({condition}, 1, 2) + a"):
+        told = "text => { try { parsed(text); return ''; } catch (e) { return e.message; } }"
+        assert "wants a comparison" in tab.evaluate(told, formula)
+
+
 @pytest.mark.parametrize("formula", ["1/a", "log(a)", "1/(a - 1)", "sqrt(a)"])
 def test_a_psi_with_holes_equals_nothing(window, formula):
     """Oracle: its values, which are not finite everywhere. Break: an identity that is claimed from
@@ -495,6 +504,7 @@ def test_served_on_this_machine(tmp_path):
         (["--run", "nowhere"], "to be the folder of a comparison"),
         (["--out", "atlas.pdf"], "must end in .html"),
         (["hinge"] * 7, "six losses"),
+        (["hinge", "mine.py:late"], "losslab explain mine.py:late"),
         (["hinge", "--serve", "--port", 99999999], "another with --port"),
     ],
 )

@@ -49,7 +49,8 @@ function parsed(text) {
     const left = sum();
     const name = rest.length > 0 && COMPARED[rest[0].sign];
     if (!name) return left;
-    return join(name, rest.shift().sign, left, sum(), 0);
+    const { sign } = rest.shift();
+    return { ...join(name, sign, left, sum(), 0), truth: true };
   }
   function sum() {
     let left = term();
@@ -112,6 +113,8 @@ function parsed(text) {
     if (name === "log" && operands[0].log) return emit("logsigmoid", [operands[0].log], `F.logsigmoid(${operands[0].log.python})`, 5);
     if (name === "relu") return emit("relu", [operands[0], constant(0)], `torch.relu(${listed})`, 5);
     if (name in TORCH) return emit(name, operands, `${TORCH[name]}(${listed})`, 5);
+    if (name === "where" && (!operands[0].truth || typeof operands[0].at === "object"))
+      throw Error("where wants a comparison with a or p first, such as where(a < 1, …, …).");
     if (name === "where") return emit("where", operands, `torch.where(${listed})`, 5);
     const fixed = operands.findIndex(o => typeof o.at === "object");
     const other = operands[1 - fixed];
@@ -132,6 +135,5 @@ const constant = x => ({ at: { constant: x }, python: String(x), level: x < 0 ? 
 // What needs no log-odds is computed at once.
 function folded(name, operands) {
   const values = operands.map(o => o.at.constant);
-  if (name === "where") return constant(values[0] ? values[1] : values[2]);
   return constant((UNARY[name] ?? BINARY[name])[0](...values));
 }

@@ -37,7 +37,14 @@ def atlas(
     from losslab.atlas import write_atlas
     from losslab.atlas.page import SHOWN
     from losslab.errors import InputError
+    from losslab.experiment.own_loss import is_own_loss
 
+    own = next(filter(is_own_loss, specs or ()), None)
+    if own is not None:
+        raise InputError(
+            f"Expected losses that the page knows, but got {own}, from a file. Press Type your own ψ "
+            f"on the page, or look at its curves with: losslab explain {own}"
+        )
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"--out must end in .html; got {out}.")
     if specs and len(specs) > 6:
