@@ -42,8 +42,8 @@ def atlas(
     own = next(filter(is_own_loss, specs or ()), None)
     if own is not None:
         raise InputError(
-            f"Expected losses that the page knows, but got {own}, from a file. Press Type your own ψ "
-            f"on the page, or look at its curves with: losslab explain {own}"
+            f"Expected losses that the page knows, but got {own}, from a file. Press Type your own "
+            f"ψ on the page, or look at its curves with: losslab explain {own}"
         )
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"--out must end in .html; got {out}.")
