@@ -105,6 +105,7 @@ def test_a_list_of_counts_is_followed():
         ({"class_counts": [5, 5]}, "class_counts to be 10 numbers, one a class, but got 2: 5, 5"),
         ({"class_counts": [5] * 9 + [0]}, "whole numbers of at least 1"),
         ({"class_counts": "5"}, "must be a list of whole numbers"),
+        ({"class_counts": 5}, "must be a list of whole numbers"),
         ({"class_counts": [5] * 10, "imbalance": 10.0}, "leave one out"),
     ],
 )

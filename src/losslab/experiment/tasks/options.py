@@ -99,8 +99,8 @@ class TaskOptions:
                 "imbalance and class_counts both say how many examples a class has; leave one out."
             )
         given = self.class_counts
-        whole = not isinstance(given, str) and all(type(n) is int and n >= 1 for n in given)
-        if not whole:
+        listed = isinstance(given, (list, tuple))
+        if not listed or not all(type(n) is int and n >= 1 for n in given):
             raise InputError(
                 "class_counts must be a list of whole numbers of at least 1, such as (500, 50, 5); "
                 f"got {given!r}."
