@@ -8,12 +8,17 @@ The ``python`` blocks of a page are run in order, in one namespace and in an emp
 import doctest
 import re
 import shlex
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 import losslab
+from losslab.experiment.comparison_recipe import read_comparison
+from losslab.experiment.recipe import read_recipe
+from losslab.experiment.tasks import TaskOptions
 
 PROJECT = Path(__file__).parent.parent
 PAGES = [
@@ -58,6 +63,21 @@ def run_console(block: str, names: dict, page: str) -> None:
     doctest.DocTestRunner(optionflags=options).run(test, out=told.append, clear_globs=False)
     assert not told, "".join(told)
     names.update(test.globs)
+
+
+@each_page
+def test_recipes_on_a_page_can_be_read(page, tmp_path):
+    """Oracle: the readers themselves. Break: a key that a page shows and no recipe has. What is
+    only a part of a recipe must be TOML whose keys a recipe has."""
+    for number, block in enumerate(fenced(page, "toml")):
+        keys = tomllib.loads(block)
+        if "name" in keys:
+            path = tmp_path / f"{number}.toml"
+            path.write_text(block)
+            (read_comparison if "task" in keys else read_recipe)(str(path), data_dir=tmp_path)
+        else:
+            known = {field.name for field in fields(TaskOptions)} | {"data"}
+            assert keys.keys() <= known, page.name
 
 
 def test_specs_in_the_table_are_specs():
