@@ -381,6 +381,24 @@ def test_a_file_that_holds_no_log_odds(window, tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((-3, 12), "a, the log-odds of the true class"),
+        ((-3, 90), "a, the log-odds of the true class; the last bar all above 40"),
+        ((-90, 3), "a, the log-odds of the true class; the first bar holds all below −25"),
+    ],
+)
+def test_bars_that_hold_more_say_so(window, tmp_path, ends, words):
+    """Oracle: the words for these ends. Break: everything above 40 in a bar that seems to stand
+    at 40."""
+    np.savez(tmp_path / "run.npz", log_odds=np.linspace(*ends, 50).astype(np.float32))
+    tab = window()
+    tab.set_input_files("#file", tmp_path / "run.npz")
+    tab.wait_for_selector("#histogram text.name")
+    assert tab.locator("#histogram text.name").first.text_content().strip() == words
+
+
 def test_a_comparison_in_the_page(command, browser, window, tmp_path):
     """Oracle: gradient_shares on the log-odds that the records hold, both seeds together. Break:
     seeds or losses mixed up."""

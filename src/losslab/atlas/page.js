@@ -227,6 +227,8 @@ function distribution() {
   if (!run) return;
   const { values } = run, bins = 48;
   const low = Math.max(-25, Math.floor(values[0])), high = Math.min(40, Math.ceil(values[values.length - 1])), step = (Math.max(low + 1, high) - low) / bins;
+  const beyond = [values[0] < low && `the first bar holds all below ${-low ? `−${-low}` : 0}`, values[values.length - 1] > high && `the last bar all above ${high}`];
+  const xLabel = ["a, the log-odds of the true class", ...beyond.filter(Boolean)].join("; ");
   const bin = a => Math.min(bins - 1, Math.max(0, Math.floor((a - low) / step)));
   const counted = new Float64Array(bins);
   values.forEach(a => { counted[bin(a)] += 1 / values.length; });
@@ -238,7 +240,7 @@ function distribution() {
     return { slot: item.slot, x: middle, y };
   });
   const bars = [...counted].map((y, b) => ({ from: low + b * step, to: low + (b + 1) * step, y }));
-  draw($("histogram"), { series, bars, xRange: [low, Math.max(low + 1, high)], yRange: rangeOf([counted, ...series.map(s => s.y)], 1), xLabel: "a, the log-odds of the true class", yLabel: "share", seen: `Shares of examples (bars) and of each loss's gradient (lines), ${run.title}` });
+  draw($("histogram"), { series, bars, xRange: [low, Math.max(low + 1, high)], yRange: rangeOf([counted, ...series.map(s => s.y)], 1), xLabel, yLabel: "share", seen: `Shares of examples (bars) and of each loss's gradient (lines), ${run.title}` });
   bands(looked, values, run);
 }
 
