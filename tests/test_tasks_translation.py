@@ -23,7 +23,7 @@ from losslab.errors import InputError
 from losslab.experiment.tasks import TaskOptions, build_task
 from losslab.experiment.tasks.text import translation
 from losslab.experiment.tasks.text.adam import AdamRecipe, inverse_square_root
-from losslab.experiment.tasks.text.parallel_text import read_iwslt14, read_multi30k
+from losslab.experiment.tasks.text.parallel_text import read_iwslt14, read_iwslt17, read_multi30k
 from losslab.experiment.tasks.text.subwords import END, PAD, START, fit_subwords
 from losslab.experiment.tasks.text.translation import IGNORED, collate, translate
 from losslab.experiment.tasks.text.translator import Shape
@@ -207,6 +207,35 @@ def test_iwslt_that_is_not_whole_is_refused(tmp_path):
     missing = {name: content for name, content in files.items() if "tst2011" not in name}
     archive(tmp_path / "de-en.tgz", missing)
     refused("expected it to hold IWSLT14.TED.tst2011", tmp_path, "iwslt14-de-en")
+
+
+def test_iwslt17_in_its_own_sets(tmp_path):
+    """Oracle: the lines by hand: a title and 30 sentences, dev2010 for validation, six years of two
+    segments for the test, case kept. Break: a tag that is taken for a sentence, a year too
+    few, a set of another year."""
+    folder = tmp_path / "iwslt17" / "fr-en"
+    folder.mkdir(parents=True)
+    for side, language in enumerate(("fr", "en")):
+        lines = [
+            '<doc docid="1" genre="lectures">',
+            "<speaker>X</speaker>",
+            "<reviewer>Y</reviewer>",
+        ]
+        lines += ['<translator href="z">Z</translator>', "<url>u</url>", "<talkid>3</talkid>"]
+        lines += [f"<title>{['Titre', 'Title'][side]} A</title>", "<description>D E</description>"]
+        lines += [f"{['Phrase', 'Sentence'][side]} {k} of House" for k in range(30)] + ["</doc>"]
+        (folder / f"train.tags.fr-en.{language}").write_text("".join(f"{x}\n" for x in lines))
+        for year in ("dev2010", *(f"tst{y}" for y in range(2010, 2016))):
+            said = f'<seg id="1"> {["Été", "Summer"][side]} {year} </seg>\n<seg id="2">b</seg>\n'
+            (folder / f"IWSLT17.TED.{year}.fr-en.{language}.xml").write_text(said)
+    found = read_iwslt17(tmp_path).splits
+    whole = ("Title A", "D E", *(f"Sentence {k} of House" for k in range(30)))
+    assert found["train"].target == whole and found["train"].source[2] == "Phrase 0 of House"
+    assert found["validation"].source == ("Été dev2010", "b")
+    assert found["test"].target[::2] == tuple(f"Summer tst{y}" for y in range(2010, 2016))
+    (folder / "IWSLT17.TED.tst2013.fr-en.en.xml").unlink()
+    refused("IWSLT17.TED.tst2013.fr-en.en.xml, which is missing", tmp_path, "iwslt17-fr-en")
+    refused("IWSLT17 is read from fr-en.tgz", tmp_path / "nowhere", "iwslt17-fr-en")
 
 
 # ---------------------------------------------------------------- the task

@@ -30,6 +30,7 @@ _BUILT_IN = {
     "multi30k-de-en": "29,000 descriptions of photos to translate, from data_dir; a Transformer",
     "multi30k-fr-en": "the like from French",
     "iwslt14-de-en": "160,000 sentences of talks to translate, read from data_dir; a Transformer",
+    "iwslt17-fr-en": "230,000 of the like, from French",
     "shapes": "made pictures of discs, squares and triangles to find; a small RetinaNet",
     "coco": "120,000 photos with objects of 80 classes to find, read from data_dir; RetinaNet",
     "lm": "a language model on texts of your own, a file or folder given as data_dir",
@@ -197,7 +198,7 @@ def _build_named(name: str, options: TaskOptions) -> Task:
         from losslab.experiment.tasks.text.lm import build_lm
 
         return build_lm(name, options)
-    if name.startswith(("multi30k-", "iwslt14-")):
+    if name.startswith(("multi30k-", "iwslt1")):
         from losslab.experiment.tasks.text.translation import build_translation
 
         return build_translation(name, options)

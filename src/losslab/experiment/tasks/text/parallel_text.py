@@ -1,4 +1,4 @@
-"""Sentence pairs of Multi30k and IWSLT14 from the files that their makers hand out.
+"""Sentence pairs of Multi30k, IWSLT14 and IWSLT17 from the files that their makers hand out.
 
 Multi30k (github.com/multi30k/dataset, ``data/task1/raw``): a sentence a line, ``train.de.gz``,
 ``val.de.gz``, ``test_2016_flickr.de.gz`` and the like for each language, gzipped or not.
@@ -7,6 +7,9 @@ IWSLT14 (``de-en.tgz``, or the folder ``de-en`` it unpacks to): training lines a
 ``train.tags.de-en.de``, the talks of dev2010, dev2012, tst2010, tst2011 and tst2012 as XML. Split
 and clean-up are those of fairseq's ``prepare-iwslt14.sh``: of the training pairs every 23rd is for
 validation, the five sets of talks together are the test, all in lower case.
+
+IWSLT17 (``fr-en.tgz``, or the folder ``fr-en``) has the same form, with more tags. Its talks of
+dev2010 are for validation, those of tst2010 to tst2015 together the test, as they are written.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from losslab.experiment.tasks.official import places
 SPLITS = ("train", "validation", "test")
 MULTI30K = "https://github.com/multi30k/dataset"
 IWSLT14 = "https://wit3.fbk.eu/2014-01"
+IWSLT17 = "https://wit3.fbk.eu"
 _MULTI30K_FOLDERS = ("multi30k", "multi30k/raw", "multi30k/data/task1/raw", "data/task1/raw", "raw")
 _STEMS = {"train": ("train",), "validation": ("val",), "test": ("test_2016_flickr", "test2016")}
 # Of the decompressed files.
@@ -43,6 +47,9 @@ _OFFICIAL_SHA256 = {
     "test_2016_flickr.fr": "cb3160d69b002bb638e66cc7612fcd56cb0af82eadc9c142dedc438afb885ef6",
 }
 _TALKS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+_TALKS17 = tuple(f"TED.tst{year}" for year in range(2010, 2016))
+_TAGS = "url|talkid|keywords"
+_TAGS17 = f"{_TAGS}|speaker|reviewer|translator|/?doc"
 _EVERY = 23
 _LONGEST, _UNEVEN = (
     175,
@@ -120,34 +127,77 @@ def read_iwslt14(data_dir: str | Path | None, source: str = "de", target: str = 
     Raises:
         InputError: If a file is missing or damaged, or two do not belong together.
     """
-    pair = "de-en"
-    wanted = f"IWSLT14 is read from {pair}.tgz, or the folder {pair} it unpacks to ({IWSLT14})"
-    looked = places(wanted, data_dir, ("iwslt14", "IWSLT14", "iwslt14/orig", "orig"))
-    read = next((found for place in looked if (found := _iwslt_files(place, pair))), None)
-    if read is None:
-        raise InputError(f"{wanted}; not found. Looked in {', '.join(map(str, looked))}.")
-    sides = [_spoken(read(f"train.tags.{pair}.{language}")) for language in (source, target)]
-    spoken = _paired(f"train.tags.{pair}", *sides)
-    rows = [row for row in zip(spoken.source, spoken.target, strict=True) if _fits(*row)]
-    notes = []
-    if len(rows) < len(spoken):
-        notes.append(
-            f"{len(spoken) - len(rows)} of {len(spoken)} training pairs left out: empty, over "
-            f"{_LONGEST} words, or one side over {_UNEVEN} times as long as the other"
-        )
+    languages = (source, target)
+    read = _iwslt("IWSLT14", IWSLT14, "de-en", data_dir)
+    rows, notes = _training(read, "de-en", languages, _TAGS)
     held = [row for number, row in enumerate(rows, 1) if number % _EVERY == 0]
     rest = [row for number, row in enumerate(rows, 1) if number % _EVERY]
-    talks: list[tuple[str, str]] = []
-    for talk in _TALKS:
-        name = f"IWSLT14.{talk}.{pair}"
-        sides = [_segments(name, read(f"{name}.{x}.xml")) for x in (source, target)]
-        pairs = _paired(name, *sides)
-        talks += zip(pairs.source, pairs.target, strict=True)
+    talks = _talks(read, "IWSLT14", _TALKS, "de-en", languages)
     parts = {"train": rest, "validation": held, "test": talks}
     for split, of in parts.items():
         if not of:
-            raise InputError(f"IWSLT14 {pair}: expected {split} pairs, but there are none.")
+            raise InputError(f"IWSLT14 de-en: expected {split} pairs, but there are none.")
     return Corpus({split: _lower(of) for split, of in parts.items()}, notes)
+
+
+def read_iwslt17(data_dir: str | Path | None, source: str = "fr", target: str = "en") -> Corpus:
+    """IWSLT17's French and English pairs, in their own sets of talks.
+
+    Raises:
+        InputError: If a file is missing or damaged, or two do not belong together.
+    """
+    languages = (source, target)
+    read = _iwslt("IWSLT17", IWSLT17, "fr-en", data_dir)
+    rows, notes = _training(read, "fr-en", languages, _TAGS17)
+    if not rows:
+        raise InputError("IWSLT17 fr-en: expected train pairs, but there are none.")
+    parts = {
+        "train": rows,
+        "validation": _talks(read, "IWSLT17", ("TED.dev2010",), "fr-en", languages),
+        "test": _talks(read, "IWSLT17", _TALKS17, "fr-en", languages),
+    }
+    return Corpus({split: _pairs(of) for split, of in parts.items()}, notes)
+
+
+Rows = list[tuple[str, str]]
+
+
+def _iwslt(title: str, address: str, pair: str, data_dir: str | Path | None) -> Read:
+    """How the files of that year are read."""
+    wanted = f"{title} is read from {pair}.tgz, or the folder {pair} it unpacks to ({address})"
+    year = title.lower()
+    looked = places(wanted, data_dir, (year, title, f"{year}/orig", "orig"))
+    read = next((found for place in looked if (found := _iwslt_files(place, pair))), None)
+    if read is None:
+        raise InputError(f"{wanted}; not found. Looked in {', '.join(map(str, looked))}.")
+    return read
+
+
+def _training(
+    read: Read, pair: str, languages: tuple[str, str], tags: str
+) -> tuple[Rows, list[str]]:
+    """The training pairs that fit each other, and what is to be noted of the others."""
+    source, target = (_spoken(read(f"train.tags.{pair}.{x}"), tags) for x in languages)
+    spoken = _paired(f"train.tags.{pair}", source, target)
+    rows = [row for row in zip(spoken.source, spoken.target, strict=True) if _fits(*row)]
+    if len(rows) == len(spoken):
+        return rows, []
+    return rows, [
+        f"{len(spoken) - len(rows)} of {len(spoken)} training pairs left out: empty, over "
+        f"{_LONGEST} words, or one side over {_UNEVEN} times as long as the other"
+    ]
+
+
+def _talks(
+    read: Read, title: str, talks: Sequence[str], pair: str, languages: tuple[str, str]
+) -> Rows:
+    rows: Rows = []
+    for talk in talks:
+        name = f"{title}.{talk}.{pair}"
+        source, target = (_segments(name, read(f"{name}.{x}.xml")) for x in languages)
+        pairs = _paired(name, source, target)
+        rows += zip(pairs.source, pairs.target, strict=True)
+    return rows
 
 
 def _file(folder: Path, split: str, language: str) -> Path | None:
@@ -239,7 +289,7 @@ def _unpacked(archive: Path, _changed: int) -> dict[str, bytes]:
         with tarfile.open(archive, "r|*") as members:
             for member in members:
                 name = PurePosixPath(member.name).name
-                if member.isfile() and name.startswith(("train.tags.", "IWSLT14.")):
+                if member.isfile() and name.startswith(("train.tags.", "IWSLT1")):
                     file = members.extractfile(member)
                     assert file is not None
                     files[name] = file.read()
@@ -251,9 +301,9 @@ def _unpacked(archive: Path, _changed: int) -> dict[str, bytes]:
     return files
 
 
-def _spoken(text: str) -> list[str]:
+def _spoken(text: str, tags: str) -> list[str]:
     """The sentences of a training file: what stands between tags about the talk goes."""
-    lines = [line for line in _lines(text) if not re.match(r"<(url|talkid|keywords)>", line)]
+    lines = [line for line in _lines(text) if not re.match(rf"<({tags})\b", line)]
     return [re.sub(r"</?(title|description)>", "", line).strip() for line in lines]
 
 

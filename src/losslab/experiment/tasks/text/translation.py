@@ -1,4 +1,4 @@
-"""Translation of Multi30k and IWSLT14 by a Transformer: every piece of a translation is a row.
+"""Translation of Multi30k and IWSLT by a Transformer: every piece of a translation is a row.
 
 ``iwslt`` is the Transformer that fairseq calls ``transformer_iwslt_de_en``, trained as Zhao et al.
 do: Adam with betas (0.9, 0.98), largest rate 1e-3, the rate of Vaswani et al. with 4,000 steps of
@@ -31,7 +31,13 @@ from losslab.experiment.tasks.needed import needed
 from losslab.experiment.tasks.options import TaskOptions, choose_model, refuse_unused
 from losslab.experiment.tasks.text.adam import AdamRecipe
 from losslab.experiment.tasks.text.beam import beam_search
-from losslab.experiment.tasks.text.parallel_text import Corpus, Pairs, read_iwslt14, read_multi30k
+from losslab.experiment.tasks.text.parallel_text import (
+    Corpus,
+    Pairs,
+    read_iwslt14,
+    read_iwslt17,
+    read_multi30k,
+)
 from losslab.experiment.tasks.text.subwords import END, PAD, START, Subwords, fit_subwords
 from losslab.experiment.tasks.text.translator import Shape, Translator
 from losslab.metrics import Metric
@@ -44,6 +50,7 @@ LANGUAGES = {
     "multi30k-de-en": ("de", "en"),
     "multi30k-fr-en": ("fr", "en"),
     "iwslt14-de-en": ("de", "en"),
+    "iwslt17-fr-en": ("fr", "en"),
 }
 
 
@@ -82,6 +89,7 @@ MODELS = {
     "multi30k-de-en": {"small": _SMALL, "iwslt": _IWSLT},
     "multi30k-fr-en": {"small": _SMALL, "iwslt": _IWSLT},
     "iwslt14-de-en": {"iwslt": _IWSLT, "small": _SMALL},
+    "iwslt17-fr-en": {"iwslt": _IWSLT, "small": _SMALL},
 }
 
 
@@ -114,7 +122,7 @@ def collate(examples: Sequence[Any]) -> tuple[tuple[Tensor, Tensor], Tensor]:
 
 
 def build_translation(name: str, options: TaskOptions) -> Task:
-    """``multi30k-de-en``, ``multi30k-fr-en`` or ``iwslt14-de-en``, in their own splits."""
+    """A pair of `LANGUAGES`, such as ``multi30k-de-en``, in its own splits."""
     refuse_unused(
         name,
         options,
@@ -149,7 +157,7 @@ def build_translation(name: str, options: TaskOptions) -> Task:
         "source": f"{name}, {source} to {target}",
         "split": {"rule": "its own", "seed": options.split_seed if options.train_size else None},
         "preprocessing": [
-            "lower case, curly apostrophes straight" if name.startswith("iwslt") else "as it is",
+            "lower case, curly apostrophes straight" if name.startswith("iwslt14") else "as it is",
             f"sentencepiece BPE, {subwords.size} pieces for both languages, of the training pairs "
             f"(sha256 {subwords.sha256})",
         ],
@@ -211,6 +219,8 @@ def _lots(rows: list[int], size: int) -> Iterator[list[int]]:
 def _read(name: str, options: TaskOptions) -> Corpus:
     if name.startswith("iwslt14"):
         return read_iwslt14(options.data_dir, *LANGUAGES[name])
+    if name.startswith("iwslt17"):
+        return read_iwslt17(options.data_dir, *LANGUAGES[name])
     return read_multi30k(options.data_dir, *LANGUAGES[name])
 
 
