@@ -438,11 +438,15 @@ def test_the_python_line_is_copied(window, browser):
     tab = window(at="#focal")
     tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     tab.get_by_role("button", name="Copy the Python line").click()
-    tab.wait_for_function("document.getElementById('status').textContent.startsWith('Copied')")
+    tab.wait_for_timeout(1000)  # wait_for_function would eval, which the page bans
+    assert tab.locator("#status").text_content().startswith("Copied")
     tab.bring_to_front()  # a page that is not in front may not read it
-    tab.wait_for_function(
-        "navigator.clipboard.readText().then(text => text === 'losslab.FocalLoss()', () => false)"
-    )
+    for _ in range(50):
+        text = tab.evaluate("navigator.clipboard.readText().catch(() => null)")
+        if text is not None:
+            break
+        tab.wait_for_timeout(100)
+    assert text == "losslab.FocalLoss()"
 
 
 GROUND = """Math.max(...getComputedStyle(document.body).backgroundColor
